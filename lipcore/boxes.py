@@ -1,0 +1,53 @@
+"""Box arithmetic shared by detectors, attacks and metrics.
+
+Boxes are float tensors in pixels, ``(x1, y1, x2, y2)``, the origin at the image's top left corner.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def areas(boxes: Tensor, offset: float = 0.0) -> Tensor:
+    """Areas of ``boxes`` (N, 4) in square pixels, shape (N,); degenerate boxes have area 0.
+
+    ``offset`` is added to every width and height: 0 for continuous coordinates, 1 for the inclusive pixel
+    convention of the WIDER FACE tool and of HR.
+    """
+    sides = (boxes[:, 2:] - boxes[:, :2] + offset).clamp_min(0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def iou_matrix(a: Tensor, b: Tensor, offset: float = 0.0) -> Tensor:
+    """Intersection over union of every box of ``a`` (N, 4) with every box of ``b`` (M, 4), shape (N, M), in [0, 1]."""
+    top_left = torch.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = torch.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = (bottom_right - top_left + offset).clamp_min(0)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = areas(a, offset)[:, None] + areas(b, offset)[None, :] - intersection
+    return torch.where(union > 0, intersection / union.clamp_min(1e-12), torch.zeros_like(union))
+
+
+def nms(boxes: Tensor, scores: Tensor, iou: float, offset: float = 0.0) -> Tensor:
+    """Greedy non-maximum suppression.
+
+    Keeps the best box, drops those whose IoU with it is above ``iou``, and goes on with the best one left. Equal
+    scores are taken in the order given, so the result does not depend on the machine.
+
+    Args:
+        boxes: (N, 4) pixels.
+        scores: (N,), any real scores.
+        iou: threshold in [0, 1].
+        offset: see :func:`areas`.
+
+    Returns:
+        Indices (K,) of the kept boxes, best first.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    kept: list[Tensor] = []
+    while order.numel():
+        best, order = order[0], order[1:]
+        kept.append(best)
+        order = order[iou_matrix(boxes[best][None], boxes[order], offset)[0] <= iou]
+    return torch.stack(kept) if kept else torch.empty(0, dtype=torch.long, device=boxes.device)

@@ -1,0 +1,36 @@
+"""The errors a user can meet. Each message says what was wrong, what is valid, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LipcoreError(Exception):
+    """Base of every error raised for a user's input."""
+
+
+class ImageError(LipcoreError, ValueError):
+    """Something that should be an image is not one, or not one that can be used."""
+
+
+class NoFaceFound(LipcoreError, ValueError):
+    """The detector finds nothing to attack on the clean image."""
+
+
+class UnknownName(LipcoreError, ValueError):
+    """A name (preset, detector, profile, field, ...) that does not exist; the message lists those that do."""
+
+    def __init__(self, kind: str, name: object, valid: Iterable[str]) -> None:
+        known = list(valid)
+        near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}; valid: {', '.join(known)}.{hint}")
+
+
+class WeightsError(LipcoreError, ValueError):
+    """A weights file is missing, damaged, or not the network's."""
+
+
+class DataError(LipcoreError, ValueError):
+    """A dataset is missing, incomplete or malformed."""
