@@ -30,6 +30,8 @@ TRUNK = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 
 #: How many blocks of the trunk are done when the neck taps it, at strides 4, 8, 16 and 32.
 TAPS = (3, 6, 13, 17)
 NECK = 24
+#: Of the neck's batch norms, in the graph; elsewhere batch norm is folded into the convolutions.
+BN_EPS = 1e-3
 
 
 class InvertedResidual(nn.Module):
@@ -40,8 +42,8 @@ class InvertedResidual(nn.Module):
         hidden = channels * expansion
         layers: list[nn.Module] = []
         if expansion != 1:
-            layers += [nn.Conv2d(channels, hidden, 1), nn.ReLU()]
-        layers += [nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden), nn.ReLU(), nn.Conv2d(hidden, out, 1)]
+            layers += [nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True)]
+        layers += [nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, out, 1)]
         self.layers = nn.Sequential(*layers)
         self.adds = stride == 1 and channels == out
 
@@ -56,10 +58,10 @@ class Upsample(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.ConvTranspose2d(NECK, NECK, 2, 2, bias=False)
-        self.bn = nn.BatchNorm2d(NECK)
+        self.bn = nn.BatchNorm2d(NECK, eps=BN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
+        return F.relu_(self.bn(self.conv(x)))
 
 
 class CenterFace(Detector):
@@ -95,6 +97,7 @@ class CenterFace(Detector):
         self._load(path)
         self.weights_sha256 = sha256(path)
         self.freeze()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _load(self, path: Path) -> None:
         """Copies the graph's constants: convolutions carry theirs in graph order, the head and the neck by name."""
@@ -133,22 +136,22 @@ class CenterFace(Detector):
         Returns:
             logits (B, 1, H/4, W/4), log sizes (B, 2, H/4, W/4; height then width) and centre offsets (the same order).
         """
-        x = F.relu(self.stem(images))
+        x = F.relu_(self.stem(images))
         taps = []
         for done, block in enumerate(self.trunk, start=1):
             x = block(x)
             if done in TAPS:
                 taps.append(x)
         c4, c8, c16, c32 = taps
-        x = F.relu(self.laterals[0](c32))
+        x = F.relu_(self.laterals[0](c32))
         for up, lateral, tap in zip(self.ups, self.laterals[1:], (c16, c8, c4), strict=True):
-            x = up(x) + F.relu(lateral(tap))
-        x = F.relu(self.smooth(x))
+            x = up(x) + F.relu_(lateral(tap))
+        x = F.relu_(self.smooth(x))
         return self.heatmap(x), self.size(x), self.offset(x)
 
     def respond(self, images: Tensor) -> Responses:
         height, width = images.shape[2:]
-        padded = F.pad(images, (0, -width % PAD_TO, 0, -height % PAD_TO))
+        padded = F.pad(images, (0, -width % PAD_TO, 0, -height % PAD_TO)).contiguous(memory_format=torch.channels_last)
         logits, size, offset = self.maps(padded)
         # Cells whose centre lies in the padding stand for no place of the image.
         rows, cols = -(-height // STRIDE), -(-width // STRIDE)

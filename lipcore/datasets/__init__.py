@@ -1,0 +1,1 @@
+"""Images with faces: real benchmarks, and synthetic scenes made of real faces and photographs."""

@@ -1,0 +1,1 @@
+"""How detections are scored, each benchmark as its official tool does. Nothing here knows a detector."""

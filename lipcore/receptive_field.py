@@ -1,0 +1,312 @@
+"""Receptive fields: the theoretical one (TRF), the effective one (ERF, Luo et al. 2016), and the crop e_i.
+
+The TRF of a response is every pixel it could depend on; it follows from the layers alone. The ERF is where its
+gradient really is: |d f / d X| summed over the channels and averaged over images, a bump around the response's centre.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import curve_fit
+from scipy.special import erfinv
+from torch import Tensor, nn
+
+from lipcore.attacks.targets import Instance, Support, squares
+from lipcore.datasets.synthetic import calibration_images
+from lipcore.detectors.base import Detector, Responses
+from lipcore.errors import UnknownName
+
+#: The masses for which sides are tabulated (A4).
+MASSES = (0.5, 0.75, 0.9, 0.95, 0.99)
+CALIBRATION_IMAGES = 8
+_TRF_CANVAS = (256, 576, 1152, 2304)
+
+
+@dataclass(frozen=True)
+class GaussianFit:
+    """A 2D Gaussian, axes along the image's, fitted to a gradient map by least squares (claim C3).
+
+    Attributes:
+        amplitude: its peak, in the map's unit.
+        x, y: its centre relative to the response's centre, in pixels.
+        sigma_x, sigma_y: its standard deviations, in pixels.
+        r2: coefficient of determination over the window fitted, at most 1.
+    """
+
+    amplitude: float
+    x: float
+    y: float
+    sigma_x: float
+    sigma_y: float
+    r2: float
+
+    def __call__(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Its value at offsets ``x``, ``y`` (pixels) from the response's centre."""
+        value: NDArray[np.float64] = self.amplitude * np.exp(
+            -((x - self.x) ** 2) / (2 * self.sigma_x**2) - (y - self.y) ** 2 / (2 * self.sigma_y**2)
+        )
+        return value
+
+    def side(self, mass: float) -> float:
+        """Side in pixels of the centred square that holds ``mass`` of the Gaussian of the mean standard deviation."""
+        sigma = (self.sigma_x + self.sigma_y) / 2
+        return float(2 * np.sqrt(2) * sigma * erfinv(np.sqrt(mass)))
+
+
+@dataclass(frozen=True)
+class TemplateErf:
+    """The measured ERF of one template.
+
+    Attributes:
+        template: its name.
+        gradient: (S, S) mean |gradient| of the central response; the response's centre is at (S/2, S/2).
+        sides: mass -> side in pixels of the smallest centred square that holds it.
+        fit: Gaussian fitted to ``gradient``.
+        n: how many calibration images.
+    """
+
+    template: str
+    gradient: NDArray[np.float64]
+    sides: dict[float, int]
+    fit: GaussianFit
+    n: int
+
+
+#: The ERF of a detector: one entry per template.
+Erf = tuple[TemplateErf, ...]
+
+
+def gradient_map(detector: Detector, image: Tensor, response: int) -> Tensor:
+    """|d f / d X| of one response, summed over the channels.
+
+    Args:
+        detector: any detector.
+        image: (1, 3, H, W) float RGB in 0..255.
+        response: index of the response.
+
+    Returns:
+        (H, W), >= 0.
+    """
+    image = image.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(detector(image).logits[0, response], image)
+    return gradient.abs().sum(1)[0]
+
+
+def mass_side(gradient: Tensor | NDArray[np.float64], centre: Sequence[float], mass: float) -> int:
+    """Side in pixels of the smallest square around ``centre`` (x, y) that holds the share ``mass`` of ``gradient``.
+
+    Args:
+        gradient: (H, W), >= 0, not all zero.
+        centre: x, y in pixels.
+        mass: in (0, 1].
+
+    Raises:
+        ValueError: ``mass`` out of range, or a gradient that is zero everywhere.
+    """
+    if not 0 < mass <= 1:
+        raise ValueError(f"mass is {mass}; valid is a share in (0, 1]")
+    values = np.asarray(gradient, dtype=np.float64)
+    if not values.sum() > 0:
+        raise ValueError("the gradient is zero everywhere: this response does not depend on the image")
+    y, x = np.mgrid[: values.shape[0], : values.shape[1]] + 0.5
+    distance = np.maximum(abs(x - centre[0]), abs(y - centre[1])).ravel()
+    order = np.argsort(distance, kind="stable")
+    held = np.cumsum(values.ravel()[order])
+    last = min(int(np.searchsorted(held, mass * held[-1])), len(order) - 1)
+    return int(np.ceil(2 * distance[order[last]] + 1e-9))
+
+
+def fit_gaussian(gradient: NDArray[np.float64], window: int) -> GaussianFit:
+    """Least-squares fit of a 2D Gaussian to the centred ``window`` (side in pixels) of a map (S, S).
+
+    A response's gradient is rough from pixel to pixel, so the map is averaged over blocks first, at most 64 a side;
+    R^2 is that of the block means.
+    """
+    size = gradient.shape[0]
+    half = min(size // 2, max(window // 2, 8))
+    cut = gradient[size // 2 - half : size // 2 + half, size // 2 - half : size // 2 + half]
+    block = -(-2 * half // 64)
+    n = 2 * half // block
+    cut = cut[: n * block, : n * block].reshape(n, block, n, block).mean((1, 3))
+    axis = (np.arange(n) + 0.5) * block - half
+    x, y = (a.ravel() for a in np.meshgrid(axis, axis))
+    peak = float(cut.max())
+
+    def model(_: Any, a: float, mx: float, my: float, sx: float, sy: float) -> NDArray[np.float64]:
+        return GaussianFit(a, mx, my, sx, sy, 0.0)(x, y)
+
+    start = (peak, 0.0, 0.0, half / 3, half / 3)
+    bounds = ([0, -half, -half, block / 4, block / 4], [10 * peak, half, half, 4 * half, 4 * half])
+    best, _ = curve_fit(model, None, cut.ravel(), p0=start, bounds=bounds)
+    residual = cut.ravel() - model(None, *best)
+    r2 = 1 - float((residual**2).sum() / ((cut - cut.mean()) ** 2).sum())
+    return GaussianFit(*(float(b) for b in best), r2)
+
+
+def theoretical_sides(detector: Detector) -> dict[str, int]:
+    """The TRF of each template, computed from the network itself: side in pixels.
+
+    A copy of the network gets positive random weights, ReLUs that are always open, and average instead of max
+    pooling. No path through it can cancel or close, so a response's gradient is non-zero exactly on its TRF.
+    """
+    probe = copy.deepcopy(detector).double()
+    generator = torch.Generator().manual_seed(0)
+    for module in probe.modules():
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.MaxPool2d):
+                size, stride, pad = child.kernel_size, child.stride, child.padding
+                setattr(module, name, nn.AvgPool2d(size, stride, pad, child.ceil_mode))  # type: ignore[arg-type]
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            weight = torch.rand(module.weight.shape, generator=generator, dtype=torch.float64) + 0.5
+            module.weight.data = (weight / weight[0].numel()).to(module.weight.device)
+            if module.bias is not None:
+                module.bias.data.fill_(1.0)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+    device = next(probe.parameters()).device
+    sides: dict[str, int] = {}
+    for size in _TRF_CANVAS:
+        if size < probe.min_side:
+            continue
+        image = torch.full((1, 3, size, size), 200.0, dtype=torch.float64, device=device)
+        with torch.no_grad():
+            responses = probe(image)
+        for index, template in enumerate(detector.templates):
+            if template in sides:
+                continue
+            support = gradient_map(probe, image, central_response(responses, index, size / 2)) > 0
+            rows, cols = support.any(1).nonzero()[:, 0], support.any(0).nonzero()[:, 0]
+            inside = min(int(rows[0]), int(cols[0])) > 0 and max(int(rows[-1]), int(cols[-1])) < size - 1
+            if inside or size == _TRF_CANVAS[-1]:
+                sides[template] = int(max(rows[-1] - rows[0], cols[-1] - cols[0])) + 1
+        if len(sides) == len(detector.templates):
+            break
+    return sides
+
+
+def central_response(responses: Responses, template: int, middle: float) -> int:
+    """Index of the response of ``template`` whose centre is nearest to (``middle``, ``middle``) pixels."""
+    distance = (responses.centres - middle).square().sum(1)
+    return int(torch.where(responses.templates == template, distance, torch.inf).argmin())
+
+
+def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> Erf:
+    """The ERF of each template, from the gradients of its central response.
+
+    Args:
+        detector: any detector.
+        images: square images (1, 3, S, S), all of one size; by default seeded calibration images, each with a face in
+            the middle that no experiment uses.
+    """
+    if images is None:
+        size = getattr(detector, "face_side", None)
+        images = calibration_images(CALIBRATION_IMAGES, face_side=size)
+    device = next(detector.parameters()).device
+    batch = [image.to(device) for image in images]
+    size = batch[0].shape[-1]
+    with torch.no_grad():
+        responses = detector(batch[0])
+    erf = []
+    for index, template in enumerate(detector.templates):
+        response = central_response(responses, index, size / 2)
+        centre = responses.centres[response].cpu().double().numpy()
+        mean = torch.stack([gradient_map(detector, image, response) for image in batch]).double().mean(0).cpu().numpy()
+        sides = {mass: mass_side(mean, centre, mass) for mass in MASSES}
+        shift = np.round(size / 2 - centre).astype(int)
+        centred = np.roll(mean, (shift[1], shift[0]), (0, 1))
+        fit = fit_gaussian(centred, sides[0.99])
+        erf.append(TemplateErf(template, centred, sides, fit, len(batch)))
+    return tuple(erf)
+
+
+_MEASURED: WeakKeyDictionary[Detector, Erf] = WeakKeyDictionary()
+
+
+def erf_of(detector: Detector) -> Erf:
+    """:func:`measure_erf` on the calibration images, measured once for each detector object."""
+    if detector not in _MEASURED:
+        _MEASURED[detector] = measure_erf(detector)
+    return _MEASURED[detector]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How large e_i is (assumption A4) and where its squares lie.
+
+    Attributes:
+        rule: ``"mass"``: at every target's centre the square that holds ``value`` of its template's gradient, measured
+            on calibration images; ``"box"``: that square once, at the centre of the instance's box; ``"instance"``: as
+            ``"mass"``, measured on this instance's own gradient on the clean image; ``"gaussian"``: the square that
+            holds ``value`` of the fitted Gaussian; ``"fixed"``: a square of ``value`` pixels.
+        value: a share in (0, 1], or pixels for ``"fixed"``; where a rule reads the tabulated masses, one of
+            0.5, 0.75, 0.9, 0.95, 0.99.
+    """
+
+    rule: Literal["mass", "box", "instance", "gaussian", "fixed"] = "mass"
+    value: float = 0.9
+
+    def __post_init__(self) -> None:
+        rules = ("mass", "box", "instance", "gaussian", "fixed")
+        if self.rule not in rules:
+            raise UnknownName("extent rule", self.rule, rules)
+        if self.rule in ("mass", "box") and self.value not in MASSES:
+            raise ValueError(f"value is {self.value}; for rule {self.rule!r} valid are {', '.join(map(str, MASSES))}")
+        if self.rule == "fixed" and not self.value >= 1:
+            raise ValueError(f"value is {self.value}; for rule 'fixed' valid is a number of pixels >= 1")
+        if self.rule in ("instance", "gaussian") and not 0 < self.value < 1:
+            raise ValueError(f"value is {self.value}; for rule {self.rule!r} valid is a share in (0, 1)")
+
+    def side(self, template: TemplateErf) -> int:
+        """The side in pixels of the square of a template."""
+        if self.rule == "fixed":
+            return int(self.value)
+        if self.rule == "gaussian":
+            return max(1, round(template.fit.side(self.value)))
+        return template.sides[self.value]
+
+    def supports(
+        self,
+        detector: Detector,
+        image: Tensor,
+        responses: Responses,
+        instances: Sequence[Instance],
+        targets: Sequence[Tensor],
+        erf: Erf | None = None,
+    ) -> list[Support]:
+        """e_i of every instance: the union of the squares of its targets, clipped to the image.
+
+        Args:
+            detector: the detector under attack.
+            image: (1, 3, H, W), clean.
+            responses: its response map of ``image``.
+            instances: the faces.
+            targets: for each instance, the responses attacked.
+            erf: the measured ERF; by default :func:`erf_of` the detector.
+        """
+        height, width = image.shape[2:]
+        if erf is None and self.rule not in ("fixed", "instance"):
+            erf = erf_of(detector)
+        found = []
+        for instance, own in zip(instances, targets, strict=True):
+            centres = responses.centres[own]
+            if self.rule == "instance":
+                highest = int(own[0])
+                centre = responses.centres[highest].tolist()
+                side = mass_side(gradient_map(detector, image, highest).cpu().numpy(), centre, self.value)
+                sides = [side] * len(own)
+            elif erf is None:
+                sides = [int(self.value)] * len(own)
+            else:
+                sides = [self.side(erf[t]) for t in responses.templates[own].tolist()]
+            if self.rule == "box":
+                centres, sides = (instance.box[:2] + instance.box[2:])[None] / 2, sides[:1]
+            found.append(squares(centres, sides, height, width))
+        return found

@@ -1,0 +1,66 @@
+"""Verdicts on the paper's claims, by rules written before anything was run.
+
+A verdict rests on comparisons: differences that the claim says are positive. A comparison counts when it rests on at
+least 6 images and the detector finds at least 80 % of the faces on the clean images.
+
+* reproduced: every comparison is positive and its interval excludes 0;
+* partly: some are, and none is negative with an interval that excludes 0;
+* not: otherwise;
+* undecided: no comparison counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lipcore.metrics.intervals import Estimate
+
+LEAST_IMAGES = 6
+LEAST_CLEAN = 0.8
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One difference that a claim says is positive.
+
+    Attributes:
+        label: what is compared with what.
+        estimate: the difference.
+        clean_rate: the lowest share of faces found on the clean images, in [0, 1].
+    """
+
+    label: str
+    estimate: Estimate
+    clean_rate: float = 1.0
+
+    @property
+    def counts(self) -> bool:
+        """Whether it rests on enough images and enough faces found."""
+        return self.estimate.n >= LEAST_IMAGES and self.clean_rate >= LEAST_CLEAN
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A verdict and its reason.
+
+    Attributes:
+        verdict: "reproduced", "partly", "not" or "undecided".
+        reason: how many comparisons went which way.
+    """
+
+    verdict: str
+    reason: str
+
+
+def judge(comparisons: Sequence[Comparison]) -> Verdict:
+    """The verdict on a claim from its comparisons, by the rules above."""
+    counted = [c for c in comparisons if c.counts]
+    if not counted:
+        return Verdict("undecided", f"none of {len(comparisons)} comparisons rests on enough images and faces found")
+    signs = [c.estimate.excludes_zero() for c in counted]
+    up, down = signs.count(1), signs.count(-1)
+    reason = f"{up} of {len(counted)} comparisons as claimed, {signs.count(0)} open, {down} reversed"
+    if up == len(counted):
+        return Verdict("reproduced", reason)
+    return Verdict("partly" if up and not down else "not", reason)
