@@ -1,0 +1,63 @@
+"""The API page: the line ``<!-- lip-api -->`` of a page becomes one section per module of lipcore, from the docstrings."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+MARKER = "<!-- lip-api -->"
+SECTION = """
+## `{name}`
+
+```{{eval-rst}}
+.. automodule:: {name}
+   :members:
+   :show-inheritance:
+```
+"""
+
+
+def modules(package: str = "lipcore") -> list[str]:
+    """Every public module of ``package`` that holds code, found without importing it."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"{package} is not installed in the environment that builds the book")
+    top = Path(spec.origin).parent
+    names = []
+    for path in sorted(top.rglob("*.py")):
+        parts = [package, *path.relative_to(top).with_suffix("").parts]
+        name = ".".join(part for part in parts if part != "__init__")
+        if any(part.startswith("_") for part in name.split(".")) or not _holds_code(path):
+            continue
+        names.append(name)
+    return sorted(names)
+
+
+def _holds_code(path: Path) -> bool:
+    """Whether a module defines something of its own; a bare ``__init__`` does not."""
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    return any(isinstance(node, kinds) for node in ast.parse(path.read_text(encoding="utf8")).body)
+
+
+def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
+    if MARKER in source[0]:
+        source[0] = source[0].replace(MARKER, "\n".join(SECTION.format(name=name) for name in modules()))
+
+
+def _escape_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """|x| in a docstring is an absolute value, not a reStructuredText substitution."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith(("|", "+-", ">>>")):
+            pieces = re.split(r"(``.*?``)", line)
+            lines[i] = "".join(p if p.startswith("``") else re.sub(r"(?<!\\)\|", r"\|", p) for p in pieces)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("source-read", _fill)
+    app.connect("autodoc-process-docstring", _escape_bars, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

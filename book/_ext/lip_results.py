@@ -1,0 +1,96 @@
+"""Numbers in prose: every scalar of a results file's ``summary`` is a MyST substitution.
+
+``results/full/interference.json`` with ``"summary": {"asr_imp": 51.5}`` makes ``{{ interference_asr_imp }}`` say 51.5.
+
+==========================  =============================================================================
+``{{ experiment_key }}``    the number the book stands by: of your own detector or photographs where this
+                            is their book, else of the full run where there is one, else of this build's
+``{{ own_... }}``           the number of this build's own run (the quick one, if nothing else was asked)
+``{{ experiment_run }}``    which run ``{{ experiment_... }}`` speaks of: ``quick``, ``full`` or ``custom``
+``{{ minutes_table }}``     a table of what each notebook took in this build (on a line of its own)
+==========================  =============================================================================
+
+The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. A name that no results file has
+is a warning, and so fails the strict build. Jinja filters work: ``{{ '%.2f' | format(interference_asr_imp) }}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.config import Config
+from sphinx.util import logging
+
+ROOT = Path(__file__).resolve().parents[2]
+logger = logging.getLogger(__name__)
+
+
+class Number(float):
+    """A float that prints with three significant digits, and from 1,000 on as a whole number; formats as any float."""
+
+    def __str__(self) -> str:
+        return f"{self:,.0f}" if abs(self) >= 1000 else f"{self:.3g}"
+
+
+def summaries(folder: Path) -> dict[str, dict[str, Any]]:
+    """``{experiment: summary}`` of the results files in ``folder``; a file that cannot be used is a warning."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            summary = json.loads(path.read_text(encoding="utf8")).get("summary", {})
+            found[re.sub(r"\W", "_", path.stem)] = {str(key): _scalar(value) for key, value in summary.items()}
+        except (ValueError, AttributeError) as error:
+            logger.warning("%s gives no numbers: %s", path.name, error)
+    return found
+
+
+def _scalar(value: Any) -> str | int | Number:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"a summary holds strings and numbers, not {value!r}")
+    return Number(value) if isinstance(value, float) else value
+
+
+def substitutions(results: Path, own: Path) -> dict[str, str | int | Number]:
+    """All names a page may use, from the folder ``results`` and this build's own folder in it."""
+    custom = own.parent.name == "custom"
+    runs = {"full": summaries(results / "full"), "custom" if custom else own.name: summaries(own)}
+    names: dict[str, str | int | Number] = {}
+    for run, experiments in sorted(runs.items(), key=lambda item: item[0] == ("custom" if custom else "full")):
+        for experiment, summary in experiments.items():  # the run that counts comes last and wins
+            names |= {f"{experiment}_{key}": value for key, value in summary.items()}
+            names[f"{experiment}_run"] = run
+    for experiment, summary in summaries(own).items():
+        names |= {f"own_{experiment}_{key}": value for key, value in summary.items()}
+    return names
+
+
+def minutes_table(stage: Path) -> str:
+    """Markdown table of the seconds each executed notebook in ``stage`` took."""
+    rows, total = [], 0.0
+    for path in sorted(stage.glob("*.ipynb")):
+        metadata = json.loads(path.read_text(encoding="utf8"))["metadata"].get("papermill", {})
+        if seconds := metadata.get("duration"):
+            profile = metadata.get("parameters", {}).get("profile", "")
+            rows.append(f"| {path.stem} | {profile} | {seconds:.0f} |")
+            total += seconds
+    rows.append(f"| all | | {total:.0f} |")
+    return "\n".join(["| notebook | profile | seconds |", "|:--|:--|--:|", *rows])
+
+
+def _add(app: Sphinx, config: Config) -> None:
+    own = ROOT / os.environ.get("LIPCORE_RESULTS", "results/quick")
+    config.myst_substitutions = {
+        "minutes_table": minutes_table(Path(app.srcdir)),
+        **substitutions(ROOT / "results", own),
+        **config.myst_substitutions,
+    }
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.connect("config-inited", _add)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

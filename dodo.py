@@ -1,0 +1,356 @@
+"""The pipeline: notebook x profile -> executed copy -> results -> book.
+
+``make book`` calls it, and so can you: ``doit`` (the book, quick profile), ``doit list --all``, ``doit notebook``, or with
+parameters ``doit profile=full detector=package.module:factory images=FOLDER``.
+
+A notebook says what it makes and needs in its metadata, by experiment name (``x`` is ``results/<profile>/x.json``)::
+
+    "lip": {"results": ["interference"], "reads": ["receptive_fields"]}
+
+``reads`` may be left out: a notebook that writes no results reads those of all the others, and so runs after them.
+
+- A notebook runs again when it, lipcore, ``data/``, the results it reads, or your photographs or detector file changed.
+- It gets ``profile``, and ``detector`` and ``images`` where you give them; paths are relative to this folder. Where to write
+  its results stands in the environment as LIPCORE_RESULTS: ``results/<profile>``, or a folder of its own under
+  ``results/custom`` for a detector or photographs of yours, which never touches the project's own results.
+- Notebooks run one at a time, since each uses every core. The one that fails leaves its partial copy in ``_build/reports``.
+- The book is built from a staged copy in which the executed notebooks replace the stored ones; a warning is an error, and
+  ``_build/html`` is replaced only by a build that passed.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from doit import doit_cmd
+from doit.exceptions import InvalidDodoFile, TaskFailed
+
+ROOT = Path(__file__).resolve().parent
+BOOK, BUILD, RESULTS = Path("book"), Path("_build"), Path("results")
+STAGE, HTML, BUILT = BUILD / "stage", BUILD / "html", BUILD / "built.txt"
+PARAMETERS = ("detector", "images", "profile")
+PROFILES = ("quick", "full")
+
+BUILD.mkdir(exist_ok=True)
+DOIT_CONFIG = {
+    "default_tasks": ["book"],
+    "backend": "sqlite3",
+    "dep_file": str(BUILD / "doit.sqlite3"),
+    "verbosity": 2,
+    "continue": True,  # one failing notebook does not hide the next
+}
+
+
+# What is asked for
+
+
+@dataclass(frozen=True)
+class Run:
+    """One set of parameters for all notebooks; ``None`` leaves a notebook's own default."""
+
+    profile: str = "quick"
+    detector: str | None = None
+    images: str | None = None
+    sources: tuple[str, ...] = ()  # files of the reader's that the run depends on
+
+    @property
+    def custom(self) -> bool:
+        return self.detector is not None or self.images is not None
+
+    @property
+    def variant(self) -> str:
+        if not self.custom:
+            return self.profile
+        return f"{self.profile}-{_digest(self.detector, self.images)}"
+
+    @property
+    def results(self) -> Path:
+        return RESULTS / "custom" / self.variant if self.custom else RESULTS / self.profile
+
+    @property
+    def executed(self) -> Path:
+        return BUILD / "executed" / self.variant
+
+    @property
+    def reports(self) -> Path:
+        return BUILD / "reports" / self.variant
+
+    def parameters(self) -> dict[str, str]:
+        given = {"profile": self.profile, "detector": self.detector, "images": self.images}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@functools.cache
+def requested() -> Run:
+    """The run that the command line asks for, checked before anything starts."""
+    given = {name: value for name, value in (doit_cmd._CMDLINE_VARS or {}).items() if value.strip()}
+    if unknown := set(given) - set(PARAMETERS):
+        raise InvalidDodoFile(f"unknown parameter {', '.join(sorted(unknown))}; valid: {', '.join(PARAMETERS)}")
+    profile = given.get("profile", "quick")
+    if profile not in PROFILES:
+        raise InvalidDodoFile(f"unknown profile {profile!r}; valid: {', '.join(PROFILES)}")
+    defaults = [defaults_of(notebook) for notebook in notebooks()]
+    for name in ("detector", "images"):
+        if name in given and defaults and all(d.get(name) == given[name] for d in defaults):
+            del given[name]  # what the notebooks use anyway is not a run of its own
+    detector, images = given.get("detector"), given.get("images")
+    sources: list[str] = []
+    if detector is not None:
+        sources += _detector_sources(detector)
+    if images is not None:
+        images, files = _images_folder(images)
+        sources += files
+    return Run(profile, detector, images, tuple(sources))
+
+
+def _detector_sources(detector: str) -> list[str]:
+    """The files of the reader's own detector; an error where there is no such detector."""
+    sys.path.insert(0, str(ROOT))
+    module, colon, factory = detector.partition(":")
+    if not colon:
+        from lipcore.detectors import REGISTRY
+
+        if detector not in REGISTRY:
+            raise InvalidDodoFile(f"unknown detector {detector!r}; valid: {', '.join(REGISTRY)}, package.module:factory")
+        return []
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not factory:
+        raise InvalidDodoFile(
+            f"detector {detector!r}: there is no module {module!r}; it must be package.module:factory, installed or lying in"
+            " this folder or on PYTHONPATH"
+        )
+    return [spec.origin] if spec.origin and Path(spec.origin).is_file() else []
+
+
+def _images_folder(given: str) -> tuple[str, list[str]]:
+    """The folder as the notebooks get it, relative to this one, and the files in it."""
+    folder = Path(given).expanduser().resolve()
+    if not folder.is_dir():
+        raise InvalidDodoFile(f"images {given!r} is not a folder")
+    files = sorted(str(path) for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if not files:
+        raise InvalidDodoFile(f"images {given!r} holds no file")
+    if folder.is_relative_to(ROOT):
+        return folder.relative_to(ROOT).as_posix(), files
+    # A link inside the project, so that no page shows where on your disk the photographs are.
+    link = BUILD / "images" / f"{folder.name}-{_digest(str(folder))}"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(folder, target_is_directory=True)
+    return link.as_posix(), files
+
+
+def _digest(*values: str | None) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]
+
+
+# What a notebook says about itself
+
+
+def notebooks() -> list[Path]:
+    return sorted(BOOK.glob("*.ipynb"))
+
+
+@functools.cache
+def _notebook(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise InvalidDodoFile(f"{path} is not a notebook: {error}") from error
+
+
+def defaults_of(path: Path) -> dict[str, Any]:
+    """The names that the cell tagged ``parameters`` assigns, with their values."""
+    found: dict[str, Any] = {}
+    for cell in _notebook(path)["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            for node in ast.parse("".join(cell["source"])).body:
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                    found[node.targets[0].id] = ast.literal_eval(node.value)
+    if missing := set(PARAMETERS) - set(found):
+        raise InvalidDodoFile(
+            f"{path} knows no parameter {', '.join(sorted(missing))}: its cell tagged 'parameters' assigns"
+            f" {', '.join(found) or 'nothing'} and must assign {', '.join(PARAMETERS)}"
+        )
+    return found
+
+
+def results_of(path: Path, key: str = "results") -> list[str]:
+    """Names of the results that a notebook writes, or (``key="reads"``) reads."""
+    declared: dict[str, list[str]] = _notebook(path)["metadata"].get("lip", {})
+    if key == "reads" and "reads" not in declared and not declared.get("results"):
+        return [name for other in notebooks() if other != path for name in results_of(other)]
+    return [name.removesuffix(".json") for name in declared.get(key, [])]
+
+
+# Tasks
+
+
+def _library() -> list[str]:
+    """Files every notebook depends on: the library and the shipped data, but nothing that is generated."""
+    files = [*Path("lipcore").rglob("*.py"), *(p for p in Path("data").rglob("*") if p.is_file())]
+    generated = Path("data/generated")
+    return sorted(str(p) for p in files if not p.is_relative_to(generated) and "__pycache__" not in p.parts)
+
+
+def task_notebook() -> Iterator[dict[str, Any]]:
+    """Execute a notebook of the book."""
+    yield {"basename": "notebook", "name": None, "doc": "Execute the notebooks."}
+    run = requested()
+    full = [] if run.profile == "full" else [str(path) for path in sorted((RESULTS / "full").glob("*.json"))]
+    for path in notebooks():
+        defaults_of(path)
+        reads = [str(run.results / f"{name}.json") for name in results_of(path, "reads")]
+        yield {
+            "name": f"{run.variant}:{path.stem}",
+            "actions": [(execute, [path, run])],
+            "file_dep": [str(path), *_library(), *full, *reads, *run.sources],
+            "targets": [
+                str(run.executed / path.name),
+                *(str(run.results / f"{name}.json") for name in results_of(path)),
+            ],
+        }
+
+
+def task_book() -> dict[str, Any]:
+    """Build the book from the executed notebooks, warnings as errors."""
+    run = requested()
+    executed = [str(run.executed / path.name) for path in notebooks()]
+    pages = [p for p in BOOK.rglob("*") if p.is_file() and p.suffix not in {".ipynb", ".pyc"}]
+    results = {*(RESULTS / "full").glob("*.json"), *(run.results / f"{n}.json" for p in notebooks() for n in results_of(p))}
+    return {
+        "actions": [(stage, [run]), (build, [run])],
+        "file_dep": sorted({"_config.yml", *executed, *map(str, pages), *map(str, results), *_library()}),
+        "uptodate": [lambda: (HTML / "index.html").is_file() and BUILT.is_file() and BUILT.read_text() == run.variant],
+    }
+
+
+# Actions
+
+
+def execute(path: Path, run: Run) -> TaskFailed | None:
+    """Runs one notebook; its executed copy appears only when every cell passed."""
+    import papermill
+
+    target, report = run.executed / path.name, run.reports / path.name
+    for folder in (run.executed, run.reports, run.results):
+        folder.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    others = _stamps(path, run)
+    _prepare_environment(run)
+    print(f"{path.name} ({run.variant}) ...", flush=True)
+    start = time.monotonic()
+    try:
+        with _one_at_a_time():
+            papermill.execute_notebook(
+                str(path), str(report), parameters=run.parameters(), kernel_name="python3", cwd=".", progress_bar=False
+            )
+    except papermill.PapermillExecutionError as error:
+        return TaskFailed(
+            f"{path} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\nThe copy up to there: {report}"
+        )
+    except Exception as error:  # a dead kernel or a cell over its time
+        return TaskFailed(f"{path} could not be run: {type(error).__name__}: {error}\nThe copy up to there: {report}")
+    if missing := [name for name in results_of(path) if not (run.results / f"{name}.json").is_file()]:
+        return TaskFailed(f"{path} declares results that it did not write to {run.results}: {', '.join(missing)}")
+    if touched := [str(other) for other, stamp in _stamps(path, run).items() if stamp != others[other]]:
+        return TaskFailed(f"{path} must write to {run.results} only (see LIPCORE_RESULTS), but wrote {', '.join(touched)}")
+    _finish(report, target)
+    print(f"{path.name} ({run.variant}) took {time.monotonic() - start:.1f} s", flush=True)
+    return None
+
+
+def _finish(report: Path, target: Path) -> None:
+    """Hides the injected cell from the pages, drops paths, and puts the executed copy in its place."""
+    executed = json.loads(report.read_text(encoding="utf8"))
+    for cell in executed["cells"]:
+        tags = cell["metadata"].setdefault("tags", [])
+        if "injected-parameters" in tags:
+            tags.append("remove-cell")
+    for key in ("input_path", "output_path"):
+        executed["metadata"]["papermill"].pop(key, None)
+    part = target.with_suffix(".part")
+    part.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+    part.replace(target)
+    report.unlink()
+
+
+def _stamps(path: Path, run: Run) -> dict[Path, int]:
+    """When the results of the same names in other folders were written: a run must leave those alone."""
+    files = (RESULTS / profile / f"{name}.json" for profile in PROFILES for name in results_of(path))
+    return {f: f.stat().st_mtime_ns if f.is_file() else 0 for f in files if f.parent != run.results}
+
+
+def _prepare_environment(run: Run) -> None:
+    """What a kernel inherits, whatever the reader's shell has set."""
+    os.environ["LIPCORE_RESULTS"] = run.results.as_posix()
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one of the same name in the home folder
+    os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if str(ROOT) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*paths, str(ROOT)])
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Waits while another notebook of this folder runs, in whatever process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: trust the reader
+        yield
+        return
+    with (BUILD / "notebook.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def stage(run: Run) -> None:
+    """A copy of ``book/`` in which the executed notebooks replace the stored ones."""
+    shutil.rmtree(STAGE, ignore_errors=True)
+    shutil.copytree(BOOK, STAGE, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".ipynb_checkpoints", "_build"))
+    for path in notebooks():
+        shutil.copyfile(run.executed / path.name, STAGE / path.name)
+
+
+def build(run: Run) -> TaskFailed | None:
+    """The strict build of the stage; then its pages replace the old ones."""
+    print(f"book ({run.variant}): building the pages, a warning is an error ...", flush=True)
+    start = time.monotonic()
+    log = BUILD / "reports" / "book.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
+    command += ["--config", "_config.yml", "--path-output", str(STAGE), "--all", "-W", "--keep-going"]
+    environment = {**os.environ, "LIPCORE_RESULTS": run.results.as_posix(), "PYTHONUTF8": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf8", check=False)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    log.write_text(said, encoding="utf8")
+    pages = STAGE / "_build" / "html"
+    if done.returncode or not (pages / "index.html").is_file():
+        lines = [line for line in said.splitlines() if line.strip()]
+        warnings = [line for line in lines if re.search("WARNING|ERROR|[Ee]rror:", line)] or lines[-30:]
+        return TaskFailed("the strict build failed:\n" + "\n".join(warnings) + f"\nAll it said: {log}")
+    BUILT.unlink(missing_ok=True)
+    shutil.rmtree(HTML, ignore_errors=True)
+    shutil.move(pages, HTML)
+    BUILT.write_text(run.variant)
+    print(f"book ({run.variant}): built in {time.monotonic() - start:.1f} s", flush=True)
+    return None
