@@ -174,17 +174,17 @@ class WiderGroundTruth:
     Attributes:
         boxes: image -> (N, 4) xyxy in pixels, x2 = x + w.
         kept: subset -> image -> (N,) flags; a face that is not kept is ignored, not a mistake.
-        n_listed: images of the complete lists; more than ``len(boxes)`` for a part of them.
+        listed: the images of the complete lists; more than those of ``boxes`` for a part of them.
     """
 
     boxes: Mapping[ImageKey, Floats] = field(repr=False)
     kept: Mapping[str, Mapping[ImageKey, Flags]] = field(repr=False)
-    n_listed: int
+    listed: frozenset[ImageKey] = field(repr=False)
 
     @property
     def partial(self) -> bool:
         """Whether these are only some of the listed images."""
-        return len(self.boxes) < self.n_listed
+        return len(self.boxes) < len(self.listed)
 
     def n_faces(self, subset: str) -> int:
         """The faces that count in ``subset``.
@@ -205,7 +205,7 @@ class WiderGroundTruth:
             raise DataError(f"{len(unknown)} images are not in the evaluation lists, the first {'/'.join(unknown[0])}")
         keys = [key for key in self.boxes if key in wanted]
         kept = {subset: {key: flags[key] for key in keys} for subset, flags in self.kept.items()}
-        return WiderGroundTruth({key: self.boxes[key] for key in keys}, kept, self.n_listed)
+        return WiderGroundTruth({key: self.boxes[key] for key in keys}, kept, self.listed)
 
 
 def load_wider(
@@ -273,7 +273,7 @@ def load_ground_truth(folder: str | Path, split: str = "val") -> WiderGroundTrut
         if list(lists) != list(boxes):
             raise DataError(f"{names[subset].name} lists other images than wider_face_{split}.mat")
         kept[subset] = {key: kept_flags(names[subset], key, value, len(boxes[key])) for key, value in lists.items()}
-    return WiderGroundTruth(boxes, kept, len(boxes))
+    return WiderGroundTruth(boxes, kept, frozenset(boxes))
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:

@@ -1,0 +1,337 @@
+"""Average precision on WIDER FACE as the official MATLAB tool computes it, beside the exact one.
+
+The tool, step by step (names as in its source):
+
+1. the predictions of an image are sorted by score, equal scores in the order given;
+2. scores are min-max normalised over all images;
+3. ground truth listed in the subset's ``gt_list`` is kept, the rest of the image's boxes is ignored;
+4. each prediction in order takes its single best ground truth (the first of equals; IoU of inclusive pixels, +1). Where
+   IoU >= 0.5: an ignored one takes the prediction out of the count, a kept one not yet found is a hit, one found
+   before leaves the prediction a false positive;
+5. for t = 1 ... 1000, the predictions with score >= 1 - t/1000 are counted in every image;
+6. counts are summed over images; AP is the area under the precision envelope (VOC).
+
+Images without predictions still count their faces. Images without any box are skipped with their predictions, whose
+scores still take part in step 2.
+
+One departure: the tool's maximum starts at 1.2e-38 instead of the first score, which would squeeze the thresholds where
+every score is negative; here it starts at the first score.
+
+:attr:`WiderResult.ap_exact` uses every score as a threshold instead of step 5, ties entering together: the 1000 linear
+steps coarsen where an attack piles the scores up at one end.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lipcore.datasets.wider import SUBSETS, ImageKey, WiderGroundTruth, check_name
+from lipcore.errors import DataError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+#: Step 5: score thresholds, falling.
+THRESHOLDS: Floats = 1 - np.arange(1, 1001) / 1000
+IOU = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class WiderResult:
+    """The evaluation of one subset.
+
+    Attributes:
+        subset: ``"easy"``, ``"medium"`` or ``"hard"``.
+        ap: official average precision, in 0..1; NaN where the images hold no face of the subset.
+        ap_exact: the same with every score as a threshold, ties together.
+        precision: (1000,) at ``THRESHOLDS``; 0 where nothing is counted yet.
+        recall: (1000,) at ``THRESHOLDS``.
+        n_faces: faces that count.
+        n_images: images evaluated.
+        n_listed: images in the complete lists.
+        n_predictions: predictions on the images evaluated.
+        without_predictions: images evaluated that have none.
+        images: their keys, in the order of ``faces``.
+        faces: (n_images,) faces that count in each image.
+        matches: what each prediction did; :meth:`resampled` works on it.
+    """
+
+    subset: str
+    ap: float
+    ap_exact: float
+    precision: Floats = field(repr=False)
+    recall: Floats = field(repr=False)
+    n_faces: int
+    n_images: int
+    n_listed: int
+    n_predictions: int
+    without_predictions: int
+    images: tuple[ImageKey, ...] = field(repr=False)
+    faces: Ints = field(repr=False)
+    matches: Matches = field(repr=False)
+
+    @property
+    def partial(self) -> bool:
+        """Whether only a part of the listed images was evaluated, on its own faces only."""
+        return self.n_images < self.n_listed
+
+    def __str__(self) -> str:
+        """One line for people, which says so where the images are a part of the set."""
+        part = f" (a part of the {self.n_listed} images: on its own faces only)" if self.partial else ""
+        size = f"{self.n_faces} faces, {self.n_images} images{part}"
+        return f"{self.subset}: AP {self.ap:.4f}, exact {self.ap_exact:.4f}; {size}"
+
+    def image_counts(self) -> tuple[Ints, Ints]:
+        """Counted predictions and hits of every image at ``THRESHOLDS``, each (n_images, 1000)."""
+        return self.matches.binned(self.n_images, "counted"), self.matches.binned(self.n_images, "hit")
+
+    def exact_curve(self) -> tuple[Floats, Floats]:
+        """Precision and recall, each (M,), at every distinct score that brings a hit, best first."""
+        counted, hits = self.matches.cumulative(np.ones(self.n_images))
+        return _curve(counted, hits, np.float64(self.n_faces))
+
+    def resampled(self, weights: ArrayLike, *, exact: bool = False) -> Floats:
+        """AP with images drawn anew, as a bootstrap needs it; scores stay as normalised on the whole set.
+
+        Args:
+            weights: (D, n_images): how often each image of :attr:`images` is in each of D draws; see
+                :func:`bootstrap_weights`. The same weights on two results of the same images make them paired.
+            exact: the exact AP instead of the official one.
+
+        Returns:
+            (D,) average precisions, NaN where a draw holds no face.
+        """
+        draws = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+        if draws.shape[1] != self.n_images:
+            raise ValueError(f"weights have shape {draws.shape}; valid is (D, {self.n_images})")
+        faces = draws @ self.faces
+        if exact:
+            curves = [_curve(*self.matches.cumulative(draw), n) for draw, n in zip(draws, faces, strict=True)]
+            aps = [average_precision(recall, precision) for precision, recall in curves]
+        else:
+            counted, hits = (draws @ part for part in self.image_counts())
+            aps = [average_precision(r, p) for p, r in map(_curve, counted, hits, faces)]
+        return np.where(faces > 0, np.array(aps), np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What each of P predictions did, in no particular order between images.
+
+    Attributes:
+        image: (P,) its image's place in :attr:`WiderResult.images`.
+        score: (P,) as given.
+        step: (P,) the first of ``THRESHOLDS`` that it reaches; 1000 for none.
+        counted: (P,) whether it counts as a proposal: not taken out by an ignored face.
+        hit: (P,) whether it found a kept face first.
+    """
+
+    image: Ints
+    score: Floats
+    step: Ints
+    counted: Flags
+    hit: Flags
+
+    def binned(self, n_images: int, which: str) -> Ints:
+        """(n_images, 1000) cumulative numbers of predictions that are ``"counted"`` or ``"hit"``."""
+        chosen = getattr(self, which) & (self.step < len(THRESHOLDS))
+        cells = self.image[chosen] * len(THRESHOLDS) + self.step[chosen]
+        return np.bincount(cells, minlength=n_images * len(THRESHOLDS)).reshape(n_images, -1).cumsum(axis=1)
+
+    def cumulative(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Weighted numbers of counted predictions and of hits down to each distinct score that brings a hit.
+
+        Other scores only lower the precision at the same recall, so the area under the envelope needs none of them.
+        """
+        (images_counted, runs_counted), (images_hit, runs_hit) = self._runs
+        if not len(runs_hit):
+            return np.zeros(0), np.zeros(0)
+        counted = np.add.reduceat(weights[images_counted], runs_counted).cumsum()
+        return counted, np.add.reduceat(weights[images_hit], runs_hit).cumsum()
+
+    @cached_property
+    def _runs(self) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
+        """Images of the counted predictions and of the hits by falling score, and where their runs start.
+
+        A run ends with the last prediction of a score that brings a hit, so each holds at least one of both.
+        """
+        order = np.argsort(-self.score, kind="stable")
+        score, image, hit = self.score[order], self.image[order], self.hit[order]
+        last_of_score = np.append(score[1:] != score[:-1], np.ones(min(len(score), 1), dtype=np.bool_))
+        ends = np.flatnonzero(last_of_score)
+        ends = ends[np.diff(hit.cumsum()[ends], prepend=0) > 0]
+        stop = int(ends[-1]) + 1 if len(ends) else 0
+        parts = []
+        for chosen in (self.counted[order], hit):
+            before = np.concatenate(([0], chosen.cumsum()))
+            starts = np.concatenate(([0], before[ends[:-1] + 1])) if len(ends) else ends
+            parts.append((image[:stop][chosen[:stop]], starts))
+        return parts[0], parts[1]
+
+
+def evaluate_wider(
+    predictions: Mapping[ImageKey, ArrayLike],
+    ground_truth: WiderGroundTruth,
+    subset: str,
+    *,
+    images: Collection[ImageKey] | None = None,
+) -> WiderResult:
+    """Evaluates detections on one subset; see the module's docstring for the rules.
+
+    Args:
+        predictions: image -> (K, 5) x, y, w, h in pixels and any real score. An image that is left out has none.
+        ground_truth: the evaluation lists, or a part of them.
+        subset: ``"easy"``, ``"medium"`` or ``"hard"``.
+        images: evaluate these alone, on their own faces; by default all of ``ground_truth``.
+
+    Raises:
+        UnknownName: no such subset.
+        DataError: predictions of a wrong shape, not finite, or for an image that is not listed; or such an image in
+            ``images``.
+
+    Warns:
+        RuntimeWarning: all scores are equal. The tool divides 0 by 0 and gives AP 0; so does :attr:`WiderResult.ap`.
+    """
+    check_name("subset", subset, SUBSETS)
+    return evaluate_subsets(predictions, ground_truth, images=images, subsets=(subset,))[subset]
+
+
+def evaluate_subsets(
+    predictions: Mapping[ImageKey, ArrayLike],
+    ground_truth: WiderGroundTruth,
+    *,
+    images: Collection[ImageKey] | None = None,
+    subsets: Iterable[str] = SUBSETS,
+) -> dict[str, WiderResult]:
+    """:func:`evaluate_wider` on several subsets, the boxes matched once."""
+    if unknown := sorted(predictions.keys() - ground_truth.listed):
+        raise DataError(f"predictions for {'/'.join(unknown[0])} and {len(unknown) - 1} more that are not in the lists")
+    truth = ground_truth if images is None else ground_truth.only(images)
+    boxes = [_checked(key, predictions.get(key)) for key in truth.boxes]
+    pooled = _Pooled(truth, boxes)
+    if pooled.all_equal:
+        warnings.warn("all scores are equal: the official AP is 0; see ap_exact", RuntimeWarning, stacklevel=3)
+    return {check_name("subset", subset, SUBSETS): pooled.result(subset) for subset in subsets}
+
+
+class _Pooled:
+    """Steps 1, 2 and 4 for all images at once: which ground truth each prediction takes."""
+
+    def __init__(self, truth: WiderGroundTruth, boxes: list[Floats]) -> None:
+        self.truth = truth
+        self.n_predictions = sum(map(len, boxes))
+        self.without_predictions = sum(len(b) == 0 for b in boxes)
+        scores = np.concatenate([b[:, 4] for b in boxes]) if boxes else np.zeros(0)
+        low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
+        self.all_equal = bool(len(scores) and low == high)
+        image, score, step, best = [], [], [], []
+        first = 0
+        for i, (faces, found) in enumerate(zip(truth.boxes.values(), boxes, strict=True)):
+            if len(faces) and len(found):
+                found = found[np.argsort(-found[:, 4], kind="stable")]
+                image.append(np.full(len(found), i))
+                score.append(found[:, 4])
+                step.append(_steps(found[:, 4], low, high))
+                best.append(_best(found, faces, first))
+            first += len(faces)
+        empty = np.zeros(0, dtype=np.int64)
+        self.image, self.step, self.best = (np.concatenate([*part, empty]) for part in (image, step, best))
+        self.score = np.concatenate([*score, np.zeros(0)])
+
+    def result(self, subset: str) -> WiderResult:
+        """Steps 3, 5 and 6."""
+        flags = list(self.truth.kept[subset].values())
+        kept = np.concatenate([*flags, np.zeros(1, dtype=np.bool_)])  # the last stands for "no ground truth": best = -1
+        faces = np.array([int(f.sum()) for f in flags], dtype=np.int64)
+        takes_kept = kept[self.best]
+        counted = takes_kept | (self.best < 0)
+        hit = np.zeros(len(self.best), dtype=np.bool_)
+        _, firsts = np.unique(self.best[takes_kept], return_index=True)
+        hit[np.flatnonzero(takes_kept)[firsts]] = True
+        matches = Matches(self.image, self.score, self.step, counted, hit)
+        n_faces = np.float64(faces.sum())
+        totals = [np.bincount(self.step[f], minlength=1001)[:1000].cumsum().astype(np.float64) for f in (counted, hit)]
+        precision, recall = _curve(totals[0], totals[1], n_faces)
+        exact_precision, exact_recall = _curve(*matches.cumulative(np.ones(len(flags))), n_faces)
+        return WiderResult(
+            subset=subset,
+            ap=average_precision(recall, precision) if n_faces else float("nan"),
+            ap_exact=average_precision(exact_recall, exact_precision) if n_faces else float("nan"),
+            precision=precision,
+            recall=recall,
+            n_faces=int(n_faces),
+            n_images=len(flags),
+            n_listed=len(self.truth.listed),
+            n_predictions=self.n_predictions,
+            without_predictions=self.without_predictions,
+            images=tuple(self.truth.boxes),
+            faces=faces,
+            matches=matches,
+        )
+
+
+def average_precision(recall: ArrayLike, precision: ArrayLike) -> float:
+    """Area under the envelope of a precision-recall curve, as PASCAL VOC since 2010 and the WIDER FACE tool take it.
+
+    Args:
+        recall: (T,) rising, in 0..1.
+        precision: (T,) in 0..1; NaN (nothing counted yet) is passed over as MATLAB's ``max`` does.
+    """
+    rising = np.asarray(recall, dtype=np.float64)
+    envelope = np.maximum.accumulate(np.nan_to_num(np.asarray(precision, dtype=np.float64))[::-1])[::-1]
+    return float((np.diff(rising, prepend=0.0) * envelope).sum())
+
+
+def bootstrap_weights(n_images: int, *, draws: int = 1000, seed: int = 0) -> Ints:
+    """How often each of ``n_images`` is drawn, (draws, n_images): every draw takes n_images with replacement."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(n_images, np.full(n_images, 1 / n_images), size=draws)
+
+
+def iou_plus_one(a: Floats, b: Floats) -> Floats:
+    """IoU (N, M) of boxes (N, 4) and (M, 4), xyxy, counting both border pixels: sides are x2 - x1 + 1."""
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    sides = bottom_right - top_left + 1
+    overlap = np.where((sides > 0).all(axis=2), sides[..., 0] * sides[..., 1], 0.0)
+    area_a, area_b = ((x[:, 2] - x[:, 0] + 1) * (x[:, 3] - x[:, 1] + 1) for x in (a, b))
+    union = area_a[:, None] + area_b[None] - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
+
+
+def _best(found: Floats, faces: Floats, first: int) -> Ints:
+    """For each prediction the number of its best ground truth, counted from ``first``; -1 below IoU 0.5."""
+    overlap = iou_plus_one(np.hstack((found[:, :2], found[:, :2] + found[:, 2:4])), faces)
+    best = overlap.argmax(axis=1)
+    return np.where(overlap[np.arange(len(found)), best] >= IOU, best + first, -1)
+
+
+def _steps(scores: Floats, low: float, high: float) -> Ints:
+    """The place of the first threshold that each score reaches once normalised; 1000 where 0 is divided by 0."""
+    if high == low:
+        return np.full(len(scores), len(THRESHOLDS), dtype=np.int64)
+    normalised = (scores - low) / (high - low)
+    return len(THRESHOLDS) - np.searchsorted(THRESHOLDS[::-1], normalised, side="right").astype(np.int64)
+
+
+def _curve(counted: Floats, hits: Floats, n_faces: np.float64 | float) -> tuple[Floats, Floats]:
+    precision = np.divide(hits, counted, out=np.zeros_like(hits, dtype=np.float64), where=counted > 0)
+    return precision, hits / n_faces if n_faces else np.zeros_like(precision)
+
+
+def _checked(key: ImageKey, value: ArrayLike | None) -> Floats:
+    table = np.zeros((0, 5)) if value is None else np.asarray(value, dtype=np.float64)
+    if table.size == 0:
+        return np.zeros((0, 5))
+    if table.ndim != 2 or table.shape[1] != 5:
+        raise DataError(f"predictions of {'/'.join(key)} have shape {table.shape}; valid is (K, 5): x, y, w, h, score")
+    if not np.isfinite(table).all():
+        raise DataError(f"predictions of {'/'.join(key)} hold NaN or infinity; every number must be finite")
+    return table
