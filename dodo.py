@@ -261,7 +261,13 @@ def execute(path: Path, run: Run) -> TaskFailed | None:
     try:
         with _one_at_a_time():
             papermill.execute_notebook(
-                str(path), str(report), parameters=run.parameters(), kernel_name="python3", cwd=".", progress_bar=False
+                str(path),
+                str(report),
+                parameters=run.parameters(),
+                kernel_name="python3",
+                cwd=".",
+                progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=40"],  # kernels greet every user with a warning
             )
     except papermill.PapermillExecutionError as error:
         return TaskFailed(

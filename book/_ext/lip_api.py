@@ -49,15 +49,17 @@ def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = source[0].replace(MARKER, "\n".join(SECTION.format(name=name) for name in modules()))
 
 
-def _escape_bars(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """|x| in a docstring is an absolute value, not a reStructuredText substitution."""
+def _escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """In a docstring |x| is an absolute value and w *= 2 a product, neither of them reStructuredText."""
     for i, line in enumerate(lines):
-        if not line.lstrip().startswith(("|", "+-", ">>>")):
-            pieces = re.split(r"(``.*?``)", line)
-            lines[i] = "".join(p if p.startswith("``") else re.sub(r"(?<!\\)\|", r"\|", p) for p in pieces)
+        text = line.strip()
+        if text.startswith(">>>") or (text.startswith("|") and text.endswith("|") and text.count("|") > 2):
+            continue  # code, or a row of a table
+        pieces = re.split(r"(``.*?``)", line)
+        lines[i] = "".join(p if p.startswith("``") else re.sub(r"(?<!\\)(\||\*(?==))", r"\\\1", p) for p in pieces)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _fill)
-    app.connect("autodoc-process-docstring", _escape_bars, priority=900)
+    app.connect("autodoc-process-docstring", _escape, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

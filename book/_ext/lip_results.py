@@ -11,7 +11,8 @@
 ==========================  =============================================================================
 
 The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. A name that no results file has
-is a warning, and so fails the strict build. Jinja filters work: ``{{ '%.2f' | format(interference_asr_imp) }}``.
+is a warning, and so fails the strict build; null prints as "not measured".
+Jinja filters work: ``{{ '%.2f' | format(interference_asr_imp) }}``.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ def summaries(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _scalar(value: Any) -> str | int | Number:
+    if value is None:
+        return "not measured"
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"a summary holds strings and numbers, not {value!r}")
     return Number(value) if isinstance(value, float) else value

@@ -1,0 +1,28 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each worker; read before torch starts its own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("lipcore", deadline=None, derandomize=True, max_examples=25)
+settings.load_profile("lipcore")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout's top folder."""
+    return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what a test run adds to it: for commands that a user would type."""
+    added = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROFILE", "DETECTOR", "IMAGES", "LIPCORE_RESULTS")
+    return {k: v for k, v in os.environ.items() if k not in added and not k.startswith("PYTEST_")}

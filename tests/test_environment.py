@@ -1,0 +1,122 @@
+"""The environments people can make are one and the same: pyproject.toml, the lock and environment.yml agree."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+
+@pytest.fixture(scope="module")
+def project(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text())["project"]
+
+
+@pytest.fixture(scope="module")
+def wanted(project: dict[str, Any]) -> dict[str, Requirement]:
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return {canonicalize_name(r.name): r for r in map(Requirement, lines)}
+
+
+@pytest.fixture(scope="module")
+def conda(root: Path) -> dict[str, Any]:
+    return yaml.safe_load((root / "environment.yml").read_text())
+
+
+@pytest.fixture(scope="module")
+def lock(root: Path) -> str:
+    return (root / "requirements.txt").read_text()
+
+
+@pytest.fixture(scope="module")
+def locked(lock: str) -> dict[str, set[str]]:
+    """Locked versions by name; there may be one for each Python version."""
+    versions: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE):
+        versions.setdefault(canonicalize_name(name), set()).add(version)
+    return versions
+
+
+def test_environment_yml_names_what_pyproject_names(conda: dict[str, Any], wanted: dict[str, Requirement]) -> None:
+    lines = next(entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict))
+    assert lines[-1] == "-e ."
+    assert {canonicalize_name(r.name): str(r) for r in map(Requirement, lines[:-1])} == {
+        name: str(requirement) for name, requirement in wanted.items()
+    }
+
+
+def test_environment_yml_asks_for_the_same_python(conda: dict[str, Any], project: dict[str, Any]) -> None:
+    python = next(entry for entry in conda["dependencies"] if isinstance(entry, str) and entry.startswith("python"))
+    assert python.removeprefix("python").startswith(project["requires-python"])
+
+
+def test_environment_yml_names_what_the_book_stands_on(conda: dict[str, Any]) -> None:
+    text = str(conda)
+    for name in ("jupyter-book", "torch", "numpy", "matplotlib", "pandas", "papermill", "nbval"):
+        assert name in text
+
+
+def test_the_lock_satisfies_pyproject(locked: dict[str, set[str]], wanted: dict[str, Requirement]) -> None:
+    for name, requirement in wanted.items():
+        if name == "torch":
+            continue
+        assert name in locked, f"{name} is not locked: make lock"
+        for version in locked[name]:
+            assert requirement.specifier.contains(version), f"{name} is locked at {version}, not {requirement}: make lock"
+
+
+def test_torch_is_pinned_but_not_locked(locked: dict[str, set[str]], wanted: dict[str, Requirement]) -> None:
+    assert str(wanted["torch"].specifier).startswith("==")
+    assert "torch" not in locked
+    assert not [name for name in locked if name.startswith(("nvidia", "triton"))]
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-weights.txt"])
+def test_every_locked_line_has_hashes(root: Path, name: str) -> None:
+    text = (root / name).read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    assert lines
+    assert all("--hash=sha256:" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-weights.txt", "environment.yml", "pyproject.toml"])
+def test_no_file_names_an_index_or_a_place_on_a_disk(root: Path, name: str) -> None:
+    text = (root / name).read_text()
+    assert not re.search(r"--(extra-)?index-url|--find-links|--trusted-host|file:/|://[^\s/]*simple| @ ", text)
+
+
+def test_make_lists_its_verbs(root: Path, clean_environment: dict[str, str]) -> None:
+    done = subprocess.run(["make"], cwd=root, env=clean_environment, capture_output=True, text=True, check=True)
+    for verb in ("book", "test", "full", "serve", "lock", "clean"):
+        assert f"make {verb}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DETECTR=x"], "unknown variable DETECTR"),
+        ([".venv/.done/venv", "--always-make", "PYTHON=no-such-python"], "There is no 'no-such-python' here"),
+        ([".venv/.done/venv", "--always-make", "PYTHON=./old"], "Python 3.11 or later is needed"),
+    ],
+)
+def test_make_says_what_is_wrong(
+    root: Path, tmp_path: Path, clean_environment: dict[str, str], arguments: list[str], message: str
+) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        (tmp_path / name).write_bytes((root / name).read_bytes())
+    old = tmp_path / "old"
+    old.write_text('#!/bin/sh\ncase "$*" in *version_info*) exit 1;; -V) echo Python 3.9.1;; esac\n')
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", *arguments], cwd=tmp_path, env=clean_environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert not (tmp_path / ".venv").exists()

@@ -1,0 +1,202 @@
+"""The pipeline on a toy book: what runs, what does not, what it says, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode, v4
+
+PARAMETERS = 'detector = "centerface"\nimages = ""\nprofile = "quick"'
+WRITE = """
+import json, os, pathlib
+folder = pathlib.Path(os.environ["LIPCORE_RESULTS"])
+summary = {"value": 12.345, "detector": detector, "images": images}
+_ = (folder / "toy.json").write_text(json.dumps({"summary": summary}))
+print("sees", sorted(p.name for p in pathlib.Path(images).iterdir()) if images else "no photographs")
+"""
+
+
+def notebook(*cells: NotebookNode, parameters: str = PARAMETERS, **lip: list[str]) -> NotebookNode:
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    made = v4.new_notebook(metadata={"kernelspec": kernel, "lip": lip})
+    tagged = v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}, id="parameters")
+    made.cells = [cells[0], tagged, *cells[1:]]
+    return made
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A checkout with a book of its own, and what a reader types in it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def write(self, name: str, made: NotebookNode) -> None:
+        nbformat.write(made, self.folder / "book" / f"{name}.ipynb")
+
+    def doit(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "doit", *arguments],
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def passes(self, *arguments: str) -> str:
+        done = self.doit(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def page(self, name: str) -> str:
+        return (self.folder / "_build" / "html" / f"{name}.html").read_text(encoding="utf8")
+
+
+@pytest.fixture
+def toy(root: Path, tmp_path: Path, clean_environment: dict[str, str]) -> Toy:
+    folder = tmp_path / "a checkout"
+    shutil.copytree(root / "book" / "_ext", folder / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(root / "lipcore", folder / "lipcore", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dodo.py", "_config.yml", "book/references.bib", "data/registry.toml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / name, folder / name)
+    (folder / "book" / "_toc.yml").write_text("format: jb-book\nroot: toy\n")
+    toy = Toy(folder, {k: v for k, v in clean_environment.items() if k != "PYTHONPATH"})
+    text = "# Toy\n\nThe value is {{ toy_value }} by {{ toy_detector }} ({{ toy_run }}).\n\n{{ minutes_table }}"
+    toy.write("toy", notebook(v4.new_markdown_cell(text), v4.new_code_cell(WRITE), results=["toy"]))
+    return toy
+
+
+def test_runs_once_and_then_only_what_changed(toy: Toy) -> None:
+    first = toy.passes()
+    assert "toy.ipynb (quick) took" in first
+    assert "book (quick): built" in first
+    result = json.loads((toy.folder / "results/quick/toy.json").read_text())
+    assert result["summary"] == {"value": 12.345, "detector": "centerface", "images": ""}
+    page = toy.page("toy")
+    assert "The value is 12.3 by centerface (quick)." in page
+    assert "Parameters" not in page, "papermill's injected cell shows"
+    assert str(toy.folder) not in page
+    executed = nbformat.read(toy.folder / "_build/executed/quick/toy.ipynb", as_version=4)
+    assert str(toy.folder) not in json.dumps(executed)
+
+    again = toy.passes()
+    assert "took" not in again
+    assert "built" not in again
+
+    (toy.folder / "lipcore" / "boxes.py").open("a").write("\n# changed\n")
+    assert "toy.ipynb (quick) took" in toy.passes("notebook")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("detectr=centerface", "unknown parameter detectr; valid: detector, images, profile"),
+        ("profile=quik", "unknown profile 'quik'; valid: quick, full"),
+        ("detector=centreface", "unknown detector 'centreface'; valid: centerface, "),
+        ("detector=no_such.module:make", "there is no module 'no_such.module'"),
+        ("images=no such folder", "images 'no such folder' is not a folder"),
+        ("images=lipcore/py.typed", "is not a folder"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(toy: Toy, argument: str, message: str) -> None:
+    done = toy.doit("notebook", argument)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (toy.folder / "_build" / "executed").exists()
+
+
+def test_a_notebook_must_know_every_parameter(toy: Toy) -> None:
+    toy.write("toy", notebook(v4.new_markdown_cell("# Toy"), parameters='detector = "centerface"'))
+    done = toy.doit("notebook")
+    assert done.returncode != 0
+    assert "knows no parameter images, profile" in done.stderr
+
+
+def test_a_failing_notebook_leaves_a_report_and_hides_no_other(toy: Toy) -> None:
+    broken = notebook(v4.new_markdown_cell("# Broken"), v4.new_code_cell("print('so far')"), v4.new_code_cell("1 / 0"))
+    toy.write("a_broken", broken)
+    done = toy.doit("notebook")
+    assert done.returncode != 0
+    assert "a_broken.ipynb failed in cell" in done.stderr + done.stdout
+    assert "ZeroDivisionError" in done.stderr + done.stdout
+    report = toy.folder / "_build/reports/quick/a_broken.ipynb"
+    assert "so far" in report.read_text()
+    assert "toy.ipynb (quick) took" in done.stdout
+    assert not (toy.folder / "_build/executed/quick/a_broken.ipynb").exists()
+
+    broken.cells[-1].source = "1 / 1"
+    toy.write("a_broken", broken)
+    resumed = toy.passes("notebook")
+    assert "a_broken.ipynb (quick) took" in resumed
+    assert "toy.ipynb (quick) took" not in resumed
+    assert not report.exists()
+
+
+def test_a_notebook_that_only_reads_comes_after_those_that_write(toy: Toy) -> None:
+    read = "import json, os, pathlib\nprint(json.loads((pathlib.Path(os.environ['LIPCORE_RESULTS']) / 'toy.json').read_text()))"
+    toy.write("a_summary", notebook(v4.new_markdown_cell("# Summary"), v4.new_code_cell(read)))
+    assert re.findall(r"(\w+)\.ipynb \(quick\) took", toy.passes("notebook")) == ["toy", "a_summary"]
+    (toy.folder / "results/quick/toy.json").write_text('{"summary": {"value": 1}}')
+    assert re.findall(r"(\w+)\.ipynb \(quick\) took", toy.passes("notebook")) == ["a_summary"]
+
+
+def test_declared_results_must_be_written(toy: Toy) -> None:
+    toy.write("toy", notebook(v4.new_markdown_cell("# Toy"), results=["toy"]))
+    done = toy.doit("notebook")
+    assert done.returncode != 0
+    assert "declares results that it did not write to results/quick: toy" in done.stderr + done.stdout
+
+
+def test_a_readers_detector_and_photographs_have_a_book_of_their_own(toy: Toy, tmp_path: Path) -> None:
+    toy.passes()
+    before = (toy.folder / "results/quick/toy.json").read_bytes()
+    photos = tmp_path / "holiday 'photos' & more"
+    photos.mkdir()
+    (photos / "one face.jpg").write_bytes(b"not read by the toy")
+    (toy.folder / "mine.py").write_text("def make():\n    ...\n")
+    given = ("detector=mine:make", f"images={photos}")
+
+    assert "took" in toy.passes(*given)
+    page = toy.page("toy")
+    assert "by mine:make (custom)" in page
+    assert "one face.jpg" in page
+    assert str(tmp_path) not in page
+    assert (toy.folder / "results/quick/toy.json").read_bytes() == before
+    assert len(list((toy.folder / "results/custom").glob("*/toy.json"))) == 1
+    assert "took" not in toy.passes(*given)
+
+    (photos / "another.jpg").write_bytes(b"")
+    assert "took" in toy.passes("notebook", *given)
+
+    back = toy.passes()  # the project's own book again: built anew, nothing executed
+    assert "took" not in back
+    assert "by centerface (quick)" in toy.page("toy")
+
+
+def test_a_readers_run_may_not_write_over_other_results(toy: Toy, tmp_path: Path) -> None:
+    (toy.folder / "results/quick").mkdir(parents=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+    careless = WRITE + 'pathlib.Path("results/quick/toy.json").write_text("{}")'
+    toy.write("toy", notebook(v4.new_markdown_cell("# Toy"), v4.new_code_cell(careless), results=["toy"]))
+    done = toy.doit("notebook", f"images={tmp_path / 'photos'}")
+    assert done.returncode != 0
+    assert "but wrote results/quick/toy.json" in done.stderr + done.stdout
+
+
+def test_a_number_nobody_measured_fails_the_build_and_keeps_the_old_pages(toy: Toy) -> None:
+    toy.passes()
+    before = toy.page("toy")
+    text = "# Toy\n\nThe value is {{ toy_valeu }}."
+    toy.write("toy", notebook(v4.new_markdown_cell(text), v4.new_code_cell(WRITE), results=["toy"]))
+    done = toy.doit()
+    assert done.returncode != 0
+    assert "'toy_valeu' is undefined" in done.stderr + done.stdout
+    assert toy.page("toy") == before
