@@ -1,7 +1,7 @@
 """The pipeline: notebook x profile -> executed copy -> results -> book.
 
-``make book`` calls it, and so can you: ``doit`` (the book, quick profile), ``doit list --all``, ``doit notebook``, or with
-parameters ``doit profile=full detector=package.module:factory images=FOLDER``.
+``make book`` calls it, and so can you: ``doit`` (the book, quick profile), ``doit list --all``, ``doit notebook``, or
+with parameters ``doit profile=full detector=package.module:factory images=FOLDER``.
 
 A notebook says what it makes and needs in its metadata, by experiment name (``x`` is ``results/<profile>/x.json``)::
 
@@ -10,12 +10,13 @@ A notebook says what it makes and needs in its metadata, by experiment name (``x
 ``reads`` may be left out: a notebook that writes no results reads those of all the others, and so runs after them.
 
 - A notebook runs again when it, lipcore, ``data/``, the results it reads, or your photographs or detector file changed.
-- It gets ``profile``, and ``detector`` and ``images`` where you give them; paths are relative to this folder. Where to write
-  its results stands in the environment as LIPCORE_RESULTS: ``results/<profile>``, or a folder of its own under
+- It gets ``profile``, and ``detector`` and ``images`` where you give them; paths are relative to this folder. Where to
+  write its results stands in the environment as LIPCORE_RESULTS: ``results/<profile>``, or a folder of its own under
   ``results/custom`` for a detector or photographs of yours, which never touches the project's own results.
-- Notebooks run one at a time, since each uses every core. The one that fails leaves its partial copy in ``_build/reports``.
-- The book is built from a staged copy in which the executed notebooks replace the stored ones; a warning is an error, and
-  ``_build/html`` is replaced only by a build that passed.
+- Notebooks run one at a time, since each uses every core. One that fails leaves its partial copy in
+  ``_build/reports``.
+- The book is built from a staged copy in which the executed notebooks replace the stored ones; a warning is an error,
+  and ``_build/html`` is replaced only by a build that passed.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def _detector_sources(detector: str) -> list[str]:
         from lipcore.detectors import REGISTRY
 
         if detector not in REGISTRY:
-            raise InvalidDodoFile(f"unknown detector {detector!r}; valid: {', '.join(REGISTRY)}, package.module:factory")
+            valid = ", ".join([*REGISTRY, "package.module:factory"])
+            raise InvalidDodoFile(f"unknown detector {detector!r}; valid: {valid}")
         return []
     try:
         spec = importlib.util.find_spec(module)
@@ -134,8 +136,8 @@ def _detector_sources(detector: str) -> list[str]:
         spec = None
     if spec is None or not factory:
         raise InvalidDodoFile(
-            f"detector {detector!r}: there is no module {module!r}; it must be package.module:factory, installed or lying in"
-            " this folder or on PYTHONPATH"
+            f"detector {detector!r}: there is no module {module!r}; it must be package.module:factory, installed or"
+            " lying in this folder or on PYTHONPATH"
         )
     return [spec.origin] if spec.origin and Path(spec.origin).is_file() else []
 
@@ -235,7 +237,8 @@ def task_book() -> dict[str, Any]:
     run = requested()
     executed = [str(run.executed / path.name) for path in notebooks()]
     pages = [p for p in BOOK.rglob("*") if p.is_file() and p.suffix not in {".ipynb", ".pyc"}]
-    results = {*(RESULTS / "full").glob("*.json"), *(run.results / f"{n}.json" for p in notebooks() for n in results_of(p))}
+    results = {run.results / f"{name}.json" for path in notebooks() for name in results_of(path)}
+    results |= set((RESULTS / "full").glob("*.json"))
     return {
         "actions": [(stage, [run]), (build, [run])],
         "file_dep": sorted({"_config.yml", *executed, *map(str, pages), *map(str, results), *_library()}),
@@ -278,7 +281,8 @@ def execute(path: Path, run: Run) -> TaskFailed | None:
     if missing := [name for name in results_of(path) if not (run.results / f"{name}.json").is_file()]:
         return TaskFailed(f"{path} declares results that it did not write to {run.results}: {', '.join(missing)}")
     if touched := [str(other) for other, stamp in _stamps(path, run).items() if stamp != others[other]]:
-        return TaskFailed(f"{path} must write to {run.results} only (see LIPCORE_RESULTS), but wrote {', '.join(touched)}")
+        wrote = ", ".join(touched)
+        return TaskFailed(f"{path} must write to {run.results} only (see LIPCORE_RESULTS), but wrote {wrote}")
     _finish(report, target)
     print(f"{path.name} ({run.variant}) took {time.monotonic() - start:.1f} s", flush=True)
     return None
@@ -309,7 +313,7 @@ def _prepare_environment(run: Run) -> None:
     """What a kernel inherits, whatever the reader's shell has set."""
     os.environ["LIPCORE_RESULTS"] = run.results.as_posix()
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
-    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not one of the same name in the home folder
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not the home folder's
     os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if str(ROOT) not in paths:
@@ -332,7 +336,7 @@ def _one_at_a_time() -> Iterator[None]:
 def stage(run: Run) -> None:
     """A copy of ``book/`` in which the executed notebooks replace the stored ones."""
     shutil.rmtree(STAGE, ignore_errors=True)
-    shutil.copytree(BOOK, STAGE, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".ipynb_checkpoints", "_build"))
+    shutil.copytree(BOOK, STAGE, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".ipynb_checkpoints"))
     for path in notebooks():
         shutil.copyfile(run.executed / path.name, STAGE / path.name)
 

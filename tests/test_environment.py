@@ -69,7 +69,7 @@ def test_the_lock_satisfies_pyproject(locked: dict[str, set[str]], wanted: dict[
             continue
         assert name in locked, f"{name} is not locked: make lock"
         for version in locked[name]:
-            assert requirement.specifier.contains(version), f"{name} is locked at {version}, not {requirement}: make lock"
+            assert requirement.specifier.contains(version), f"{name}=={version} is not {requirement}: make lock"
 
 
 def test_torch_is_pinned_but_not_locked(locked: dict[str, set[str]], wanted: dict[str, Requirement]) -> None:

@@ -1,4 +1,4 @@
-"""The API page: the line ``<!-- lip-api -->`` of a page becomes one section per module of lipcore, from the docstrings."""
+"""The API page: the line ``<!-- lip-api -->`` becomes one section per module of lipcore, from the docstrings."""
 
 from __future__ import annotations
 

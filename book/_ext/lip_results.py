@@ -10,8 +10,8 @@
 ``{{ minutes_table }}``     a table of what each notebook took in this build (on a line of its own)
 ==========================  =============================================================================
 
-The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. A name that no results file has
-is a warning, and so fails the strict build; null prints as "not measured".
+The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. A name that no results file
+has is a warning, and so fails the strict build; null prints as "not measured".
 Jinja filters work: ``{{ '%.2f' | format(interference_asr_imp) }}``.
 """
 
