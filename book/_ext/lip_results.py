@@ -7,7 +7,8 @@
                             is their book, else of the full run where there is one, else of this build's
 ``{{ own_... }}``           the number of this build's own run (the quick one, if nothing else was asked)
 ``{{ experiment_run }}``    which run ``{{ experiment_... }}`` speaks of: ``quick``, ``full`` or ``custom``
-``{{ minutes_table }}``     a table of what each notebook took in this build (on a line of its own)
+``{{ notebooks_table }}``   a table of what each notebook took in this build (on a line of its own)
+``{{ runs_table }}``        a table of what is measured in the full and in this build's run, and what it cost
 ==========================  =============================================================================
 
 The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. A name that no results file
@@ -72,7 +73,7 @@ def substitutions(results: Path, own: Path) -> dict[str, str | int | Number]:
     return names
 
 
-def minutes_table(stage: Path) -> str:
+def notebooks_table(stage: Path) -> str:
     """Markdown table of the seconds each executed notebook in ``stage`` took."""
     rows, total = [], 0.0
     for path in sorted(stage.glob("*.ipynb")):
@@ -85,10 +86,24 @@ def minutes_table(stage: Path) -> str:
     return "\n".join(["| notebook | profile | seconds |", "|:--|:--|--:|", *rows])
 
 
+def runs_table(folders: list[Path]) -> str:
+    """Markdown table of the results files in ``folders``: what they rest on and what they cost."""
+    rows = []
+    for path in sorted({path for folder in folders for path in folder.glob("*.json")}):
+        made = json.loads(path.read_text(encoding="utf8")).get("provenance", {})
+        data, commit = made.get("dataset", {}), str(made.get("git_commit", ""))
+        images, faces, seconds = data.get("n_images", ""), data.get("n_faces", ""), made.get("seconds", 0.0)
+        cells = [path.stem, path.parent.name, images, faces, f"{seconds:,.0f}", made.get("device", ""), commit[:7]]
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    head = ["| experiment | run | images | faces | seconds | device | commit |", "|:--|:--|--:|--:|--:|:--|:--|"]
+    return "\n".join([*head, *rows])
+
+
 def _add(app: Sphinx, config: Config) -> None:
     own = ROOT / os.environ.get("LIPCORE_RESULTS", "results/quick")
     config.myst_substitutions = {
-        "minutes_table": minutes_table(Path(app.srcdir)),
+        "notebooks_table": notebooks_table(Path(app.srcdir)),
+        "runs_table": runs_table([ROOT / "results" / "full", own]),
         **substitutions(ROOT / "results", own),
         **config.myst_substitutions,
     }
