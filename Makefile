@@ -46,7 +46,7 @@ help:
 	@echo "make full    the book with the full profile (hours; goes on where it stopped)"
 	@echo "make serve   show the book at http://localhost:$(PORT)        PORT=$(PORT)"
 	@echo "make lock    renew requirements.txt after a change of pyproject.toml"
-	@echo "make clean   remove what was built (keeps .venv, data, and the results of full runs and of your own)"
+	@echo "make clean   remove what was built (keeps .venv, data, trained weights, and the results of full runs and yours)"
 	@echo
 	@echo "Set-up, once: an environment in .venv. PYTHON=python3 names the Python to make it with (3.11 or later); TORCH_INDEX"
 	@echo "names another place for torch, such as the CPU builds on PyTorch's installation page (the default has CUDA on Linux)."
@@ -72,7 +72,8 @@ serve:
 	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 clean:
-	rm -rf _build results/quick build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(addprefix _build/,executed stage html reports images built.txt doit.sqlite3 notebook.lock test.lock)
+	rm -rf results/quick build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 lock: $(DONE)/venv
 	@echo "lock: resolving for Python 3.11 to 3.13 ..."
