@@ -14,6 +14,7 @@ from lipcore.errors import LipcoreError, UnknownName
 REGISTRY = {
     "centerface": "lipcore.detectors.centerface:CenterFace",
     "pnet": "lipcore.detectors.pnet:PNet",
+    "hr": "lipcore.detectors.hr:HR",
 }
 
 __all__ = ["REGISTRY", "Detections", "Detector", "Responses", "check_images", "load_detector"]
