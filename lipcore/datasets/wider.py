@@ -30,14 +30,14 @@ from lipcore.datasets.wider_format import (
     Flags,
     Floats,
     ImageKey,
+    check_name,
     image_key,
-    kept_flags,
     read_annotations,
-    read_cells,
-    table,
     write_annotations,
+    xyxy,
 )
-from lipcore.errors import DataError, UnknownName
+from lipcore.datasets.wider_lists import WiderGroundTruth, load_ground_truth
+from lipcore.errors import DataError
 
 __all__ = [
     "ATTRIBUTES",
@@ -167,47 +167,6 @@ class WiderDataset(Sequence[WiderImage]):
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class WiderGroundTruth:
-    """The official evaluation lists: every annotated box, and which of them count in each subset.
-
-    Attributes:
-        boxes: image -> (N, 4) xyxy in pixels, x2 = x + w.
-        kept: subset -> image -> (N,) flags; a face that is not kept is ignored, not a mistake.
-        listed: the images of the complete lists; more than those of ``boxes`` for a part of them.
-    """
-
-    boxes: Mapping[ImageKey, Floats] = field(repr=False)
-    kept: Mapping[str, Mapping[ImageKey, Flags]] = field(repr=False)
-    listed: frozenset[ImageKey] = field(repr=False)
-
-    @property
-    def partial(self) -> bool:
-        """Whether these are only some of the listed images."""
-        return len(self.boxes) < len(self.listed)
-
-    def n_faces(self, subset: str) -> int:
-        """The faces that count in ``subset``.
-
-        Raises:
-            UnknownName: no such subset.
-        """
-        return sum(int(flags.sum()) for flags in self.kept[check_name("subset", subset, SUBSETS)].values())
-
-    def only(self, images: Iterable[ImageKey]) -> WiderGroundTruth:
-        """The ground truth of these images alone, in the lists' order.
-
-        Raises:
-            DataError: an image is not in the lists.
-        """
-        wanted = set(images)
-        if unknown := sorted(wanted - self.boxes.keys()):
-            raise DataError(f"{len(unknown)} images are not in the evaluation lists, the first {'/'.join(unknown[0])}")
-        keys = [key for key in self.boxes if key in wanted]
-        kept = {subset: {key: flags[key] for key in keys} for subset, flags in self.kept.items()}
-        return WiderGroundTruth({key: self.boxes[key] for key in keys}, kept, self.listed)
-
-
 def load_wider(
     root: str | Path, split: str = "val", *, images: Iterable[ImageKey] | None = None, keep_absent: bool = False
 ) -> WiderDataset:
@@ -248,32 +207,6 @@ def load_wider(
     kept = _kept_flags(root, split, rows)
     loaded = tuple(_record(folder, name, row, kept.get(image_key(name), {})) for name, row in rows.items())
     return WiderDataset(root, split, loaded, _report(listed, loaded, absent, unlisted))
-
-
-def load_ground_truth(folder: str | Path, split: str = "val") -> WiderGroundTruth:
-    """Reads the four evaluation lists ``wider_{face,easy,medium,hard}_<split>.mat``.
-
-    Args:
-        folder: the folder with the files, or the dataset's root (then ``eval_tools/ground_truth`` in it).
-        split: the ending of the files' names; the official ones are of ``"val"``.
-
-    Raises:
-        DataError: a file is missing or malformed, or the lists disagree about the images.
-    """
-    folder = Path(folder)
-    if (folder / "eval_tools" / "ground_truth").is_dir():
-        folder = folder / "eval_tools" / "ground_truth"
-    names = {key: folder / f"wider_{key}_{split}.mat" for key in ("face", *SUBSETS)}
-    if missing := [path.name for path in names.values() if not path.is_file()]:
-        raise DataError(f"no {', '.join(missing)} in {folder}; they come in the archive eval_tools.zip of WIDER FACE")
-    boxes = {key: _xyxy(table(value, 4)) for key, value in read_cells(names["face"], "face_bbx_list").items()}
-    kept: dict[str, dict[ImageKey, Flags]] = {}
-    for subset in SUBSETS:
-        lists = read_cells(names[subset], "gt_list")
-        if list(lists) != list(boxes):
-            raise DataError(f"{names[subset].name} lists other images than wider_face_{split}.mat")
-        kept[subset] = {key: kept_flags(names[subset], key, value, len(boxes[key])) for key, value in lists.items()}
-    return WiderGroundTruth(boxes, kept, frozenset(boxes))
 
 
 def read_pixels(path: Path) -> NDArray[np.uint8]:
@@ -354,17 +287,6 @@ def write_wider(
     return load_wider(root, split)
 
 
-def check_name(kind: str, name: str, valid: Sequence[str]) -> str:
-    """``name`` if it is one of ``valid``, else :class:`UnknownName`."""
-    if name not in valid:
-        raise UnknownName(kind, name, valid)
-    return name
-
-
-def _xyxy(xywh: Floats) -> Floats:
-    return np.hstack((xywh[:, :2], xywh[:, :2] + xywh[:, 2:4]))
-
-
 def _kept_flags(root: Path, split: str, rows: Mapping[str, Floats]) -> dict[ImageKey, dict[str, Flags]]:
     """The subsets' flags of the images at hand, or nothing where there are no evaluation lists."""
     if not (root / "eval_tools" / "ground_truth" / f"wider_hard_{split}.mat").is_file():
@@ -375,7 +297,7 @@ def _kept_flags(root: Path, split: str, rows: Mapping[str, Floats]) -> dict[Imag
         key = image_key(name)
         if key not in truth.boxes:
             continue
-        if not np.array_equal(truth.boxes[key], _xyxy(row)):
+        if not np.array_equal(truth.boxes[key], xyxy(row)):
             raise DataError(f"the evaluation lists and the annotation disagree about the boxes of {name}")
         kept[key] = {subset: truth.kept[subset][key] for subset in SUBSETS}
     return kept
@@ -384,7 +306,7 @@ def _kept_flags(root: Path, split: str, rows: Mapping[str, Floats]) -> dict[Imag
 def _record(folder: Path, name: str, row: Floats, kept: Mapping[str, Flags]) -> WiderImage:
     attributes = {key: row[:, 4 + i].astype(np.int64) for i, key in enumerate(ATTRIBUTES)}
     valid = (attributes["invalid"] == 0) & (row[:, 2:4] > 0).all(axis=1)
-    return WiderImage(*image_key(name), folder / name, _xyxy(row), valid, attributes, kept)
+    return WiderImage(*image_key(name), folder / name, xyxy(row), valid, attributes, kept)
 
 
 def _report(

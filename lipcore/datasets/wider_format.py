@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat, savemat
 
-from lipcore.errors import DataError
+from lipcore.errors import DataError, UnknownName
 
 #: An image of the set: its event ("0--Parade") and its file name without the ending.
 ImageKey = tuple[str, str]
@@ -25,6 +25,18 @@ Flags = NDArray[np.bool_]
 SUBSETS = ("easy", "medium", "hard")
 #: The columns after x, y, w, h in the text file, in its order.
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
+
+
+def check_name(kind: str, name: str, valid: Sequence[str]) -> str:
+    """``name`` if it is one of ``valid``, else :class:`UnknownName`."""
+    if name not in valid:
+        raise UnknownName(kind, name, valid)
+    return name
+
+
+def xyxy(xywh: Floats) -> Floats:
+    """Boxes (N, 4) x, y, w, h as x, y, x + w, y + h."""
+    return np.hstack((xywh[:, :2], xywh[:, :2] + xywh[:, 2:4]))
 
 
 def image_key(name: str) -> ImageKey:

@@ -31,7 +31,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lipcore.datasets.wider import SUBSETS, ImageKey, WiderGroundTruth, check_name
+from lipcore.datasets.wider_format import SUBSETS, ImageKey, check_name
+from lipcore.datasets.wider_lists import WiderGroundTruth
 from lipcore.errors import DataError
 
 Floats = NDArray[np.float64]
