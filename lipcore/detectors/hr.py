@@ -212,7 +212,7 @@ class HR(Detector):
         self.register_buffer("mean", torch.tensor(loaded.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(loaded.std)[:, None, None], persistent=False)
         self.templates = tuple(f"{w:.0f}x{h:.0f}" for w, h in sizes[list(self.in_use)].tolist())
-        self.net.to(memory_format=torch.channels_last)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.freeze()
 
     def maps(self, images: Tensor) -> Tensor:
