@@ -48,7 +48,9 @@ def load_image(path: str | Path) -> Photo:
     except IsADirectoryError:
         raise ImageError(f"{path} is a folder; give a photograph") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image; valid are JPEG, PNG, WebP, TIFF, BMP and whatever Pillow reads") from None
+        raise ImageError(
+            f"{path} is not an image; valid are JPEG, PNG, WebP, TIFF, BMP and whatever Pillow reads"
+        ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} is damaged or cut off: {error}") from error
     icc = image.info.get("icc_profile")

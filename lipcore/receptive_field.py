@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import curve_fit
+from scipy.optimize import least_squares
 from scipy.special import erfinv
 from torch import Tensor, nn
 
@@ -84,6 +84,7 @@ class TemplateErf:
 Erf = tuple[TemplateErf, ...]
 
 
+@torch.enable_grad()
 def gradient_map(detector: Detector, image: Tensor, response: int) -> Tensor:
     """|d f / d X| of one response, summed over the channels.
 
@@ -140,15 +141,16 @@ def fit_gaussian(gradient: NDArray[np.float64], window: int) -> GaussianFit:
     x, y = (a.ravel() for a in np.meshgrid(axis, axis))
     peak = float(cut.max())
 
-    def model(_: Any, a: float, mx: float, my: float, sx: float, sy: float) -> NDArray[np.float64]:
-        return GaussianFit(a, mx, my, sx, sy, 0.0)(x, y)
+    def residuals(p: NDArray[np.float64]) -> NDArray[np.float64]:
+        residual: NDArray[np.float64] = GaussianFit(p[0], p[1], p[2], p[3], p[4], 0.0)(x, y) - cut.ravel()
+        return residual
 
-    start = (peak, 0.0, 0.0, half / 3, half / 3)
-    bounds = ([0, -half, -half, block / 4, block / 4], [10 * peak, half, half, 4 * half, 4 * half])
-    best, _ = curve_fit(model, None, cut.ravel(), p0=start, bounds=bounds)
-    residual = cut.ravel() - model(None, *best)
-    r2 = 1 - float((residual**2).sum() / ((cut - cut.mean()) ** 2).sum())
-    return GaussianFit(*(float(b) for b in best), r2)
+    start = [peak, 0.0, 0.0, half / 3, half / 3]
+    low, high = [0, -half, -half, block / 4, block / 4], [10 * peak, half, half, 4 * half, 4 * half]
+    best = least_squares(residuals, start, bounds=(low, high), x_scale=[peak, half, half, half, half])
+    r2 = 1 - float((best.fun**2).sum() / ((cut - cut.mean()) ** 2).sum())
+    a, mx, my, sx, sy = (float(b) for b in best.x)
+    return GaussianFit(a, mx, my, sx, sy, r2)
 
 
 def theoretical_sides(detector: Detector) -> dict[str, int]:
@@ -163,7 +165,7 @@ def theoretical_sides(detector: Detector) -> dict[str, int]:
         for name, child in list(module.named_children()):
             if isinstance(child, nn.MaxPool2d):
                 size, stride, pad = child.kernel_size, child.stride, child.padding
-                setattr(module, name, nn.AvgPool2d(size, stride, pad, child.ceil_mode))  # type: ignore[arg-type]
+                setattr(module, name, nn.AvgPool2d(size, stride, pad, child.ceil_mode))
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             weight = torch.rand(module.weight.shape, generator=generator, dtype=torch.float64) + 0.5
             module.weight.data = (weight / weight[0].numel()).to(module.weight.device)

@@ -1,0 +1,1 @@
+"""Attacks: which gradient (``perturbation``), of which responses (``targets``), followed how (``fgsm``)."""

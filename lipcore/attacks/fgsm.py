@@ -109,8 +109,8 @@ class Attack:
 
     perturbation: Perturbation | str
     update: Update
-    matching: Matching = Matching()
-    extent: Extent = Extent()
+    matching: Matching = field(default_factory=Matching)
+    extent: Extent = field(default_factory=Extent)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -152,8 +152,8 @@ class Attack:
             instances = find_instances(detector, responses, self.matching)
         if perturbation.needs_instances and not instances:
             raise NoFaceFound(
-                f"{detector.name} finds no face with probability >= {self.matching.tau_attack:g}, and {perturbation.name}"
-                " attacks faces; lower tau_attack, or use imp, which attacks every response of the image"
+                f"{detector.name} finds no face with probability >= {self.matching.tau_attack:g}, and "
+                f"{perturbation.name} attacks faces; lower tau_attack, or use imp, which attacks every response"
             )
         targets = [perturbation.choose(i.targets) for i in instances]
         height, width = image.shape[2:]

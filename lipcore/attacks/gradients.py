@@ -17,6 +17,7 @@ def loss(logits: Tensor) -> Tensor:
     return F.softplus(logits).sum()
 
 
+@torch.enable_grad()
 def joint_gradient(detector: Detector, image: Tensor, targets: Tensor | None = None) -> Tensor:
     """The gradient of the summed loss of ``targets``, one forward and one backward pass.
 
@@ -34,6 +35,7 @@ def joint_gradient(detector: Detector, image: Tensor, targets: Tensor | None = N
     return gradient
 
 
+@torch.enable_grad()
 def cropped_sum(detector: Detector, image: Tensor, targets: Sequence[Tensor], supports: Sequence[Support]) -> Tensor:
     """LIP's direction R = sum_i C_ei * grad L_mi, as the poster writes it.
 

@@ -43,7 +43,11 @@ class InvertedResidual(nn.Module):
         layers: list[nn.Module] = []
         if expansion != 1:
             layers += [nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True)]
-        layers += [nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, out, 1)]
+        layers += [
+            nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(hidden, out, 1),
+        ]
         self.layers = nn.Sequential(*layers)
         self.adds = stride == 1 and channels == out
 

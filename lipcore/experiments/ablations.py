@@ -1,0 +1,196 @@
+"""The assumption ledger A1-A14: each open choice of the poster, its default, and what the alternatives change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from lipcore.attacks.fgsm import Attack, update_rule
+from lipcore.attacks.targets import Matching, find_instances
+from lipcore.datasets.synthetic import Grid
+from lipcore.detectors import Detector, load_detector
+from lipcore.detectors.pyramid import Pyramid
+from lipcore.experiments.records import Records
+from lipcore.images import quantise
+from lipcore.metrics.intervals import ratio_of_means, share
+from lipcore.metrics.success import attack_success, found, logit_drops
+from lipcore.receptive_field import MASSES, Extent
+from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
+
+EXPERIMENT = "ablations"
+KEY = ("config", "detector", "variant", "image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One answer to one open question; everything else is at its default.
+
+    Attributes:
+        assumption: "A1" ... "A14".
+        label: the answer, for people.
+        default: whether the book takes it.
+        perturbation, update, epsilon, tau, matching, extent: of the attack and its evaluation.
+        grid: the images.
+        scales: of an image pyramid; () for one scale.
+    """
+
+    assumption: str
+    label: str
+    default: bool = False
+    perturbation: str = "lp"
+    update: str = "i-fgsm"
+    epsilon: float = 2.0
+    tau: float = 0.5
+    matching: Matching = field(default_factory=Matching)
+    extent: Extent = field(default_factory=Extent)
+    grid: Grid = field(default_factory=lambda: Grid(faces=9, distance=40))
+    scales: tuple[float, ...] = ()
+
+
+def ledger() -> tuple[Variant, ...]:
+    """Every variant, in the order of the ledger. A9 and A13 need detectors with anchors, and are not here."""
+
+    def extents() -> Iterator[Variant]:
+        for mass in MASSES:
+            yield Variant(
+                assumption="A4", label=f"{mass:.0%} of the mass", default=mass == 0.9, extent=Extent(value=mass)
+            )
+        yield Variant(assumption="A4", label="one square at the box centre", extent=Extent(rule="box"))
+        yield Variant(assumption="A4", label="90% of the instance's own", extent=Extent(rule="instance"))
+        yield Variant(assumption="A4", label="90% of the Gaussian fit", extent=Extent(rule="gaussian"))
+        for side in (40, 80, 160):
+            yield Variant(assumption="A4", label=f"fixed, {side} px", extent=Extent(rule="fixed", value=side))
+
+    grid = Grid(faces=9, distance=40)
+    return (
+        Variant(assumption="A1", label="the whole map (IMP)", default=True, perturbation="imp"),
+        Variant(assumption="A1", label="the faces (IMP-I)", perturbation="imp-i"),
+        Variant(assumption="A2", label="the joint instance gradient (LP)", default=True),
+        Variant(assumption="A2", label="IMP's gradient (LP-W)", perturbation="lp-w"),
+        Variant(assumption="A3", label="all targets (LIP-A)", default=True, perturbation="lip-a"),
+        Variant(assumption="A3", label="the highest target (LIP-H)", perturbation="lip-h"),
+        *extents(),
+        *(Variant(assumption="A5", label=f"I-FGSM, epsilon {e:g}", default=e == 2, epsilon=e) for e in (1.0, 2.0, 4.0)),
+        Variant(assumption="A5", label="FGSM, epsilon 2", update="fgsm"),
+        *(Variant(assumption="A6", label=f"tau {t:g}", default=t == 0.5, tau=t) for t in (0.5, 0.3, 0.1, 0.03)),
+        Variant(assumption="A7", label="distinct faces on grey", default=True),
+        Variant(assumption="A7", label="identical faces", grid=Grid(faces=9, distance=40, identical=True)),
+        Variant(assumption="A7", label="on a photograph", grid=Grid(faces=9, distance=40, background="photograph")),
+        Variant(assumption="A8", label="one scale", default=True),
+        Variant(assumption="A8", label="scales 0.75 and 1", scales=(0.75, 1.0)),
+        Variant(assumption="A10", label="targets fixed", default=True),
+        Variant(assumption="A10", label="targets matched at each step", matching=Matching(rematch=True)),
+        Variant(assumption="A11", label="tau_attack 0.5", default=True),
+        Variant(assumption="A11", label="tau_attack 0.03", matching=Matching(tau_attack=0.03)),
+        Variant(assumption="A12", label="tau_target 0.03", default=True),
+        Variant(assumption="A12", label="tau_target 0", matching=Matching(tau_target=0.0)),
+        Variant(assumption="A12", label="tau_target 0.5", matching=Matching(tau_target=0.5)),
+        Variant(assumption="A14", label="gap between edges", default=True, grid=grid),
+        Variant(assumption="A14", label="from centre to centre", grid=Grid(faces=9, distance=40, measure="centre")),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is measured.
+
+    Attributes:
+        images: detector's name -> images for each variant.
+    """
+
+    images: dict[str, int]
+
+
+def config_for(profile: str, detector: str) -> Config:
+    """One image with ``detector`` and a few with the control in the quick profile (40 s); ten and thirty in full."""
+    many = profile == "full"
+    return Config(images={detector: 10 if many else 1, "pnet": 30 if many else 4})
+
+
+def measure(profile: str, detector: str, *, device: str = "cpu", seed: int = 0) -> Path:
+    """Measures whatever is not recorded yet and writes the results; returns the results file."""
+    config = config_for(profile, detector)
+    path = results_path(EXPERIMENT, profile)
+    records = Records(path.with_suffix(".records.jsonl"), KEY)
+    detectors = {name: load_detector(name, device=device) for name in config.images}
+    units = [
+        (name, variant, image)
+        for name, images in config.images.items()
+        for variant in ledger()
+        for image in range(images)
+    ]
+    wanted: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for name, variant, image in tqdm(units, desc=EXPERIMENT, unit="image", disable=None):
+        loaded = detectors[name]
+        unit = {
+            "config": digest([variant, loaded.weights_sha256, loaded.extra_repr()]),
+            "detector": loaded.name,
+            "variant": f"{variant.assumption} {variant.label}",
+            "image": image,
+        }
+        if not records.has(unit):
+            records.add(unit | _attack_image(loaded, variant, image))
+        wanted[records.unit(unit)] = unit
+    done = {records.unit(r): r for r in records}
+    rows = list(_rows([done[u] for u in wanted], seed))
+    return write_results(
+        path,
+        experiment=EXPERIMENT,
+        profile=profile,
+        config=config,
+        rows=rows,
+        reported=[],
+        summary={"variants": len(ledger())},
+        detectors=list(detectors.values()),
+        dataset=Dataset("LFW faces on grids", digest("9 faces at 40 px"), max(config.images.values()), 9),
+        seed=seed,
+        seconds=sum(done[u]["seconds"] for u in wanted),
+    )
+
+
+def _attack_image(detector: Detector, variant: Variant, seed: int) -> dict[str, Any]:
+    watch = Stopwatch()
+    scene = variant.grid.draw(seed)
+    used = Pyramid(detector, variant.scales) if variant.scales else detector
+    image = scene.image.to(next(detector.parameters()).device)
+    with torch.no_grad():
+        responses = used(image)
+    instances = find_instances(used, responses, variant.matching)
+    before = found(scene.boxes, used.select(responses, variant.tau)[0].boxes)
+    attack = Attack(
+        variant.perturbation, update_rule(variant.update, variant.epsilon), variant.matching, variant.extent, seed
+    )
+    attacked = quantise(attack(used, image, instances=instances).image) if instances else image
+    with torch.no_grad():
+        result = used(attacked)
+    hits, total = attack_success(before, found(scene.boxes, used.select(result, variant.tau)[0].boxes))
+    drops = logit_drops(responses.logits[0], result.logits[0], [i.targets for i in instances])
+    return {"hits": hits, "total": total, "drops": [round(d, 4) for d in drops], "seconds": round(watch.seconds, 3)}
+
+
+def _rows(records: list[dict[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault((record["detector"], record["variant"]), []).append(record)
+    defaults = {f"{v.assumption} {v.label}": v.default for v in ledger()}
+    for (detector, variant), images in groups.items():
+        assumption, _, label = variant.partition(" ")
+        shared = {
+            "detector": detector,
+            "assumption": assumption,
+            "variant": label,
+            "default": defaults[variant],
+            "n_faces": sum(r["total"] for r in images),
+        }
+        drops = [r["drops"] for r in images if r["drops"]]
+        estimates = {
+            "asr": share([r["hits"] for r in images], [r["total"] for r in images], seed=seed),
+            "logit_drop": ratio_of_means(drops, [[1.0] * len(d) for d in drops], seed=seed),
+        }
+        for metric, e in estimates.items():
+            yield shared | {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n}

@@ -1,0 +1,265 @@
+"""Results: one JSON file for each experiment and profile, its rows beside the poster's, with where they came from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pandas as pd
+import torch
+
+import lipcore
+from lipcore.detectors.base import Detector
+from lipcore.errors import DataError
+from lipcore.paths import DATA, ROOT
+
+_NUMBER = {"type": ["number", "null"]}
+
+#: What every results file looks like; a missing number is null, never NaN.
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["experiment", "profile", "config", "rows", "reported", "summary", "provenance"],
+    "additionalProperties": False,
+    "properties": {
+        "experiment": {"type": "string"},
+        "profile": {"type": "string"},
+        "config": {"type": "object"},
+        "rows": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["detector", "metric", "value", "ci_low", "ci_high", "n"],
+                "properties": {
+                    "detector": {"type": "string"},
+                    "metric": {"type": "string"},
+                    "value": _NUMBER,
+                    "ci_low": _NUMBER,
+                    "ci_high": _NUMBER,
+                    "n": {"type": "integer", "minimum": 0},
+                },
+            },
+        },
+        "reported": {"type": "array", "items": {"type": "object", "required": ["claims", "metric", "value"]}},
+        "summary": {"type": "object", "additionalProperties": {"type": ["number", "string", "null"]}},
+        "provenance": {
+            "type": "object",
+            "required": [
+                "git_commit", "lipcore", "torch", "device", "detectors", "dataset", "seed", "seconds", "utc",
+            ],
+        },
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images a result rests on.
+
+    Attributes:
+        name: of the dataset.
+        fingerprint: sha256 over what the images are made from.
+        n_images: how many.
+        n_faces: ground-truth faces in them.
+    """
+
+    name: str
+    fingerprint: str
+    n_images: int
+    n_faces: int
+
+
+def write_results(
+    path: Path,
+    *,
+    experiment: str,
+    profile: str,
+    config: Any,
+    rows: Sequence[Mapping[str, Any]],
+    reported: Sequence[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+    detectors: Sequence[Detector],
+    dataset: Dataset,
+    seed: int,
+    seconds: float,
+) -> Path:
+    """Validates a result and writes it, whole or not at all.
+
+    Args:
+        path: of the JSON file.
+        experiment: its name, a table's or a figure's.
+        profile: ``quick``, ``full`` or another.
+        config: the frozen dataclass it ran with.
+        rows: one mapping for each measured value.
+        reported: the poster's numbers of the same table.
+        summary: the scalars that prose may cite.
+        detectors: those that were measured.
+        dataset: the images.
+        seed: of the experiment.
+        seconds: of computing behind the rows, summed over runs where it was resumed.
+
+    Raises:
+        jsonschema.ValidationError: the result is not of the form of :data:`SCHEMA`.
+    """
+    provenance = {
+        "git_commit": git_commit(),
+        "lipcore": lipcore.__version__,
+        "torch": torch.__version__,
+        "device": _device(detectors),
+        "detectors": {d.name: {"weights_sha256": d.weights_sha256, "options": d.extra_repr()} for d in detectors},
+        "dataset": asdict(dataset),
+        "seed": seed,
+        "seconds": round(seconds, 1),
+        "utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    document = plain(
+        {
+            "experiment": experiment,
+            "profile": profile,
+            "config": config,
+            "rows": list(rows),
+            "reported": list(reported),
+            "summary": dict(summary),
+            "provenance": provenance,
+        }
+    )
+    jsonschema.validate(document, SCHEMA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(document, indent=1) + "\n")
+    part.replace(path)
+    return path
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results file, validated.
+
+    Raises:
+        DataError: no such file, or one that is not of the form of :data:`SCHEMA`.
+    """
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+        jsonschema.validate(document, SCHEMA)
+    except FileNotFoundError:
+        raise DataError(f"no results at {path}; `make book` makes those of the quick profile") from None
+    except (json.JSONDecodeError, jsonschema.ValidationError) as error:
+        raise DataError(f"{path} is not a results file: {error}") from error
+    return document
+
+
+def results_path(experiment: str, profile: str) -> Path:
+    """Where an experiment writes its results: in the folder LIPCORE_RESULTS names, else in ``results/<profile>``."""
+    folder = os.environ.get("LIPCORE_RESULTS")
+    return (ROOT / folder if folder else ROOT / "results" / profile) / f"{experiment}.json"
+
+
+def stand_by(own: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The results the book stands by, and this build's own beside them.
+
+    The full run's where there is one and this build is of the project's own detectors and images; then the build's own
+    run is the second. Otherwise the build's own alone.
+
+    Args:
+        own: the results file this build wrote.
+
+    Raises:
+        DataError: it is not there.
+    """
+    mine = read_results(own)
+    full = ROOT / "results" / "full" / own.name
+    if own == full or own.parent.parent.name == "custom" or not full.is_file():
+        return mine, None
+    return read_results(full), mine
+
+
+def frame(document: Mapping[str, Any]) -> pd.DataFrame:
+    """The rows of a result as a table."""
+    return pd.DataFrame(document["rows"])
+
+
+@cache
+def poster(table: str) -> tuple[dict[str, Any], ...]:
+    """The poster's numbers of one table: ``ipi``, ``wider`` or ``coco`` (``data/poster/*.csv``).
+
+    Raises:
+        DataError: no such table.
+    """
+    path = DATA / "poster" / f"{table}.csv"
+    if not path.is_file():
+        raise DataError(f"the poster has no table {table!r}; valid: {', '.join(p.stem for p in _poster_files())}")
+    with path.open(newline="") as file:
+        return tuple({key: _value(text) for key, text in row.items()} for row in csv.DictReader(file))
+
+
+def plain(value: Any) -> Any:
+    """``value`` in JSON's types: dataclasses as objects, tuples as lists, numbers that are not finite as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def digest(value: Any) -> str:
+    """Twelve hex digits that change with anything in ``value``."""
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def git_commit() -> str:
+    """The checkout's commit, with ``+`` behind it where lipcore has changed since; "" outside a checkout."""
+    try:
+        head = _git("rev-parse", "HEAD").strip()
+        return head + ("+" if _git("status", "--porcelain", "--", "lipcore").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far."""
+        return time.perf_counter() - self._start
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def _device(detectors: Sequence[Detector]) -> str:
+    devices = sorted({str(next(d.parameters()).device) for d in detectors})
+    return ", ".join(torch.cuda.get_device_name(d) if d.startswith("cuda") else d for d in devices)
+
+
+def _poster_files() -> list[Path]:
+    return sorted((DATA / "poster").glob("*.csv"))
+
+
+def _value(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
