@@ -7,7 +7,6 @@ The image is resized so that faces of ``face_side`` pixels become 12 pixels wide
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from lipcore.detectors.base import Detector, Responses
 from lipcore.detectors.weights import find_weights, sha256
-from lipcore.errors import ImageError, WeightsError
+from lipcore.errors import WeightsError
 
 WINDOW = 12
 STRIDE = 2
@@ -56,7 +55,7 @@ class PNet(Detector):
         path = find_weights("pnet", weights)
         try:
             self.load_state_dict(torch.load(path, weights_only=True))
-        except (RuntimeError, pickle.UnpicklingError, TypeError) as error:
+        except Exception as error:  # what a damaged file leads to is torch's and pickle's own
             raise WeightsError(f"{path} does not hold P-Net: {error}") from error
         self.weights_sha256 = sha256(path)
         self.freeze()
@@ -64,8 +63,6 @@ class PNet(Detector):
     def respond(self, images: Tensor) -> Responses:
         height, width = images.shape[2:]
         size = [max(WINDOW, round(side * WINDOW / self.face_side)) for side in (height, width)]
-        if min(size) < WINDOW:
-            raise ImageError(f"images are {width} x {height} px; faces of {self.face_side:g} px do not fit")
         x = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         x = (x - 127.5) / 128
         x = self.pool1(self.prelu1(self.conv1(x)))
