@@ -36,7 +36,7 @@ def detect(
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
-    """Finds the faces in PHOTO and prints their boxes (x1 y1 x2 y2 in pixels of the upright photo) and probabilities."""
+    """Finds the faces in PHOTO and prints boxes (x1 y1 x2 y2 in pixels of the upright photo) and probabilities."""
     with told():
         found = load_detector(detector, device=device).detect(load_image(photo).pixels.to(device), threshold)[0]
     boxes, scores = found.boxes.cpu().tolist(), found.scores.cpu().tolist()

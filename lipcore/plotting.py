@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lipcore.attacks.perturbation import PRESETS
 from lipcore.attacks.targets import Support
+from lipcore.detectors.base import Detector
 from lipcore.experiments.photos import Shown
 from lipcore.receptive_field import TemplateErf
 from lipcore.verdicts import LEAST_CLEAN
@@ -69,39 +70,137 @@ def percent(row: Mapping[Any, Any]) -> str:
     return f"{100 * row['value']:.0f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
 
 
+def html_table(frame: pd.DataFrame) -> str:
+    """A table as HTML that scrolls sideways on a narrow screen; cells may hold HTML of their own.
+
+    A row whose ``_dim`` column is true is printed grey; the column itself is not shown.
+    """
+    dim = list(frame["_dim"]) if "_dim" in frame else [False] * len(frame)
+    body = frame.drop(columns="_dim", errors="ignore").reset_index(drop=True)
+    head = "".join(f"<th>{column}</th>" for column in body.columns)
+    lines = [
+        f"<tr{' class=dim' if grey else ''}>" + "".join(f"<td>{value}</td>" for value in row) + "</tr>"
+        for grey, row in zip(dim, body.itertuples(index=False), strict=True)
+    ]
+    return f'<div class="lip-table"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
 def ipi_table(
     rows: pd.DataFrame, quick: pd.DataFrame | None, reported: Sequence[Mapping[str, Any]], detector: str, epsilon: float
-) -> pd.io.formats.style.Styler:
-    """The IPI table: ASR in percent by cell and perturbation, poster beside, intervals, images and clean rate.
+) -> pd.DataFrame:
+    """The IPI table: ASR in percent by cell and perturbation, the poster's beside, with intervals and images.
 
     Args:
         rows: the results to show first.
-        quick: this build's quick run, shown as further columns where the first are from another profile.
+        quick: this build's quick run, as a second line in each cell where the first is another run's.
         reported: the poster's numbers.
         detector: whose rows.
         epsilon: which of them.
     """
     poster = {(r["faces"], r["distance"]): r["value"] for r in reported}
     table: dict[Any, dict[str, Any]] = {}
-    dim: dict[Any, bool] = {}
 
-    def fill(frame: pd.DataFrame, heading: str) -> None:
+    def fill(frame: pd.DataFrame, own: bool) -> None:
         chosen = frame[(frame["metric"] == "asr") & (frame["detector"] == detector) & (frame["epsilon"] == epsilon)]
         for row in chosen.to_dict("records"):
-            cell = (row["faces"], row["distance"])
-            entry = table.setdefault(cell, {PAPER: f"{poster[cell]:g}" if cell in poster else "–"})
-            entry[f"{row['perturbation']}{heading}"] = f"{percent(row)} n={row['n']}"
-            if not heading:
+            cell = (int(row["faces"]), int(row["distance"]))
+            start = {
+                "faces": cell[0],
+                "distance": f"{cell[1]} px",
+                PAPER: f"{poster[cell]:g}" if cell in poster else "–",
+            }
+            entry = table.setdefault(cell, start)
+            text = f"{percent(row)}<br><small>n={row['n']}</small>"
+            if own:
                 entry["clean"] = f"{100 * row['clean_rate']:.0f}"
-                dim[cell] = row["clean_rate"] < LEAST_CLEAN
+                entry["_dim"] = row["clean_rate"] < LEAST_CLEAN
+                entry[row["perturbation"]] = text
+            else:
+                before = entry.get(row["perturbation"], "–")
+                entry[row["perturbation"]] = f"{before}<br><small>quick: {percent(row)} n={row['n']}</small>"
 
-    fill(rows, "")
+    fill(rows, own=True)
     if quick is not None:
-        fill(quick, " (quick)")
-    order = [PAPER, "clean", *PRESETS, *(f"{p} (quick)" for p in PRESETS)]
-    frame = pd.DataFrame.from_dict(table, orient="index").sort_index().rename_axis(["faces", "distance"])
-    frame = frame.reindex(columns=[c for c in order if c in frame]).fillna("–")
-    return frame.style.apply(lambda r: ["color: #999" if dim.get(r.name, False) else ""] * len(r), axis=1)
+        fill(quick, own=False)
+    order = ["faces", "distance", PAPER, "clean", *PRESETS, "_dim"]
+    frame = pd.DataFrame([table[cell] for cell in sorted(table)])
+    return frame.reindex(columns=[c for c in order if c in frame]).fillna({c: "–" for c in PRESETS if c in frame})
+
+
+def difference_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """The comparisons behind the verdicts: differences in ASR, in percentage points."""
+    chosen = rows[rows["metric"] == "difference"]
+    return pd.DataFrame(
+        {
+            "detector": row["detector"],
+            "claim": row["claim"].upper(),
+            "comparison": row["label"],
+            "difference": f"{percent(row)} points",
+            "images": row["n"],
+            "_dim": not row["counts"],
+        }
+        for row in chosen.to_dict("records")
+    )
+
+
+def erf_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Receptive fields of every detector and template, sides in pixels."""
+    names = {
+        "trf": "TRF", "side_50": "50 %", "side_90": "90 %", "side_99": "99 %",
+        "ratio": "ERF/TRF", "sigma_x": "σ x", "sigma_y": "σ y", "r2": "R²",
+    }  # fmt: skip
+    table = []
+    for (detector, template), group in rows.groupby(["detector", "template"], sort=False):
+        values = dict(zip(group["metric"], group["value"], strict=True))
+        shown = {
+            title: f"{values[key]:.2f}" if values[key] < 2 else f"{values[key]:.0f}" for key, title in names.items()
+        }
+        table.append({"detector": detector, "template": template, **shown, "images": group["n"].iloc[0]})
+    return pd.DataFrame(table)
+
+
+def photo_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """ASR and visibility of every perturbation on the photographs."""
+    formats = {"asr": 0, "false_positives": 1, "psnr": 1, "ssim": 3, "l2": 2, "touched": 0}
+    titles = {"asr": "ASR (%)", "false_positives": "false positives", "psnr": "PSNR (dB)", "ssim": "SSIM"}
+    table: dict[str, dict[str, Any]] = {}
+    for row in rows.to_dict("records"):
+        if row["metric"] not in formats:
+            continue
+        scale, digits = 100 if row["metric"] in ("asr", "touched") else 1, formats[row["metric"]]
+        text = "–" if pd.isna(row["value"]) else f"{scale * row['value']:.{digits}f}"
+        if not (pd.isna(row["ci_low"]) or pd.isna(row["value"])):
+            text += f" [{scale * row['ci_low']:.{digits}f}, {scale * row['ci_high']:.{digits}f}]"
+        entry = table.setdefault(row["perturbation"], {"perturbation": row["perturbation"]})
+        entry[titles.get(row["metric"], {"touched": "touched (%)", "l2": "L2"}.get(row["metric"], row["metric"]))] = (
+            text
+        )
+    return pd.DataFrame(table.values())
+
+
+def ablation_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """ASR and logit drop of every variant of every assumption, a column for each detector."""
+    table: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows.to_dict("records"):
+        label = f"<b>{row['variant']}</b>" if row["default"] else row["variant"]
+        entry = table.setdefault((row["assumption"], row["variant"]), {"": row["assumption"], "variant": label})
+        value = percent(row) if row["metric"] == "asr" else "–" if pd.isna(row["value"]) else f"{row['value']:.2f}"
+        entry[f"{row['detector']}: {'ASR (%)' if row['metric'] == 'asr' else 'logit drop'}"] = value
+    return pd.DataFrame(table.values())
+
+
+def cover_figure(detector: Detector, clean: Tensor, attacked: Tensor) -> Figure:
+    """A clean image and an attacked one with the detections on each, and the noise between them x 16."""
+    ratio = clean.shape[2] / clean.shape[3]
+    figure, axes = plt.subplots(1, 3, figsize=(11, 11 / 3 * ratio + 0.35))
+    for axis, image, name in ((axes[0], clean, "clean"), (axes[1], attacked, "after LIP")):
+        found = detector.detect(image)[0]
+        show(axis, image)
+        draw_boxes(axis, found.boxes, TRUE)
+        axis.set_title(f"{name}: {len(found)} face{'s' * (len(found) != 1)} found", loc="left", fontsize=10)
+    show(axes[2], ((attacked - clean) * 16 + 127.5).clamp(0, 255))
+    axes[2].set_title("the noise x 16", loc="left", fontsize=10)
+    return figure
 
 
 def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric: str = "asr") -> Figure:

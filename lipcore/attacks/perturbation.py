@@ -2,17 +2,17 @@
 
 The poster's names, and the two controls between them, are presets of these four independent choices:
 
-========  ================  ===========  =========  ========
-preset    loss over         crop         instances  targets
-========  ================  ===========  =========  ========
-imp       the whole map     none         joint      -
-lp-w      the whole map     union of e_i joint      -
-imp-i     the instances     none         joint      all
-lp        the instances     union of e_i joint      all
-lip-a     the instances     e_i          separate   all
-lip-h     the instances     e_i          separate   highest
-random    nothing           none         -          -
-========  ================  ===========  =========  ========
+======  =============  ============  =========  =======
+preset  loss over      crop          instances  targets
+======  =============  ============  =========  =======
+imp     the whole map  none          joint      n/a
+lp-w    the whole map  union of e_i  joint      n/a
+imp-i   the instances  none          joint      all
+lp      the instances  union of e_i  joint      all
+lip-a   the instances  e_i           separate   all
+lip-h   the instances  e_i           separate   highest
+random  nothing        none          n/a        n/a
+======  =============  ============  =========  =======
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Perturbation:
         targets: all of T_i, or its highest-scoring one (``"highest"``).
 
     Raises:
-        ValueError: a combination with no meaning: separate instances of a loss over the whole map.
+        ValueError: a combination with no meaning: separate instances of a loss over the whole map, or random signs
+            cropped or separate.
     """
 
     name: str
@@ -64,6 +65,8 @@ class Perturbation:
                 raise UnknownName(field, getattr(self, field), values)
         if self.loss == "map" and self.instances == "separate":
             raise ValueError("a loss over the whole map has no separate instances; take loss='instances'")
+        if self.loss == "random" and (self.crop, self.instances) != ("none", "joint"):
+            raise ValueError("random signs have no loss to crop or to separate; take loss='instances'")
 
     @property
     def needs_instances(self) -> bool:

@@ -187,7 +187,7 @@ def calibration_images(n: int, *, face_side: float | None = None, canvas: int = 
 
 
 def paste(image: Tensor, face: int, x: int, y: int, side: int) -> tuple[float, float, float, float]:
-    """Draws face number ``face`` into ``image`` (1, 3, H, W), its corner at (x, y), and returns its ground-truth box."""
+    """Draws face number ``face`` into ``image`` (1, 3, H, W), its corner at (x, y); returns its ground-truth box."""
     image[:, :, y : y + side, x : x + side] = resized_face(face, side)
     inset = INSET * side
     return (x + inset, y + inset, x + side - inset, y + side - inset)

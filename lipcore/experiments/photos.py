@@ -20,7 +20,7 @@ from lipcore.datasets.photographs import photos
 from lipcore.datasets.synthetic import Crowd, Scene
 from lipcore.datasets.wider import write_wider
 from lipcore.detectors import Detections, Detector
-from lipcore.errors import NoFaceFound
+from lipcore.errors import NoFaceFound, UnknownName
 from lipcore.images import quantise
 from lipcore.metrics.intervals import Estimate, ratio_of_means, share
 from lipcore.metrics.success import Visibility, attack_success, found, visibility
@@ -84,6 +84,27 @@ def crowds(count: int, root: Path | None = None) -> Iterator[Scene]:
     for item in write_wider(root or ROOT / "data" / "generated" / "crowds", "val", drawn):
         image = torch.from_numpy(item.read()).permute(2, 0, 1)[None].float()
         yield Scene(item.name, image, torch.from_numpy(item.boxes[item.valid]).float())
+
+
+def first_photo(folder: str) -> Tensor:
+    """The first photograph of a folder, (1, 3, H, W), its longer side at most 1024 px.
+
+    Raises:
+        DataError: no such folder, or no photograph in it.
+    """
+    return next(photos(folder))[1]
+
+
+def config_for(profile: str, images: str) -> Config:
+    """Three images in the quick profile (40 s with CenterFace), thirty in full.
+
+    Raises:
+        UnknownName: no such profile.
+    """
+    counts = {"quick": 3, "full": 30}
+    if profile not in counts:
+        raise UnknownName("profile", profile, counts)
+    return Config(images=images, count=counts[profile])
 
 
 def measure(profile: str, detector: Detector, config: Config) -> tuple[Path, list[Shown]]:
