@@ -12,7 +12,7 @@ from torch import Tensor
 from lipcore.attacks.perturbation import Perturbation, preset
 from lipcore.attacks.targets import Instance, Matching, Support, find_instances, match_targets, whole_image
 from lipcore.detectors.base import Detector, check_images
-from lipcore.errors import NoFaceFound, UnknownName
+from lipcore.errors import ImageError, NoFaceFound, UnknownName
 from lipcore.receptive_field import Erf, Extent
 
 
@@ -34,10 +34,14 @@ class Update:
 
     def __post_init__(self) -> None:
         for key in ("epsilon", "alpha"):
-            if not (math.isfinite(getattr(self, key)) and getattr(self, key) >= 0):
-                raise ValueError(f"{key} is {getattr(self, key)}; valid is a number >= 0, in grey levels of 0..255")
+            _check_length(key, getattr(self, key))
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}; valid is a whole number >= 1")
+
+
+def _check_length(key: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{key} is {value}; valid is a number >= 0, in grey levels of 0..255")
 
 
 def fgsm(epsilon: float) -> Update:
@@ -47,6 +51,7 @@ def fgsm(epsilon: float) -> Update:
 
 def i_fgsm(epsilon: float) -> Update:
     """Steps of 1 grey level, N = ceil(min(epsilon + 4, 1.25 epsilon)) of them (Kurakin et al. 2016, section 2.2)."""
+    _check_length("epsilon", epsilon)
     return Update(name="i-fgsm", epsilon=epsilon, alpha=1.0, steps=max(1, math.ceil(min(epsilon + 4, 1.25 * epsilon))))
 
 
@@ -145,7 +150,7 @@ class Attack:
         perturbation = preset(self.perturbation) if isinstance(self.perturbation, str) else self.perturbation
         check_images(image, min_side=detector.min_side)
         if image.shape[0] != 1:
-            raise ValueError(f"the image has batch size {image.shape[0]}; attack one image at a time")
+            raise ImageError(f"the image has batch size {image.shape[0]}; attack one image at a time")
         with torch.no_grad():
             responses = detector(image)
         if instances is None:
