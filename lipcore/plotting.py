@@ -110,7 +110,8 @@ def ipi_table(
                 PAPER: f"{poster[cell]:g}" if cell in poster else "–",
             }
             entry = table.setdefault(cell, start)
-            text = f"{percent(row)}<br><small>n={row['n']}</small>"
+            value, _, interval = percent(row).partition(" ")
+            text = f"{value}<br><small>{interval}<br>n={row['n']}</small>"
             if own:
                 entry["clean"] = f"{100 * row['clean_rate']:.0f}"
                 entry["_dim"] = row["clean_rate"] < LEAST_CLEAN
@@ -216,7 +217,7 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
     figure, axes = plt.subplots(len(panels), 1, figsize=(7.5, 2.6 * len(panels)), squeeze=False, sharex=False)
     scale = 100 if metric == "asr" else 1
     for axis, ((detector, epsilon), group) in zip(axes[:, 0], panels, strict=True):
-        cells = sorted(set(zip(group["faces"], group["distance"], strict=True)))
+        cells = sorted({(int(f), int(d)) for f, d in zip(group["faces"], group["distance"], strict=True)})
         names = [p for p in PRESETS if p in set(group["perturbation"])]
         for offset, name in enumerate(names):
             own = group[group["perturbation"] == name].set_index(["faces", "distance"])

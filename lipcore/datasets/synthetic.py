@@ -137,7 +137,7 @@ class Crowd:
     """
 
     faces: tuple[int, int] = (4, 20)
-    face_side: tuple[int, int] = (20, 80)
+    face_side: tuple[int, int] = (32, 96)
     height: int = 480
     width: int = 640
     gap: int = 4

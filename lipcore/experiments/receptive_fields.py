@@ -80,6 +80,7 @@ def measure(profile: str, detectors: Sequence[str | Detector], seed: int = 2018)
             f"{name}detector": detector.name,
             f"{name}trf": trf[first.template],
             f"{name}side": first.sides[0.9],
+            f"{name}gap": max(0, first.sides[0.9] - config.face_side),
             f"{name}side_50": first.sides[0.5],
             f"{name}ratio": round(first.sides[0.9] / trf[first.template], 2),
             f"{name}r2": round(first.fit.r2, 2),
