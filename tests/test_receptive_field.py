@@ -1,0 +1,405 @@
+"""Receptive fields: TRF by formula, ERF and its Gaussian, squares and the crop e_i."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import toys
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lipcore import receptive_field
+from lipcore.attacks.targets import Matching, Support, find_instances, squares, whole_image
+from lipcore.datasets.synthetic import calibration_images
+from lipcore.detectors import Detector, Responses
+from lipcore.detectors.centerface import CenterFace
+from lipcore.detectors.pnet import PNet
+from lipcore.errors import UnknownName
+from lipcore.receptive_field import (
+    MASSES,
+    Erf,
+    Extent,
+    GaussianFit,
+    TemplateErf,
+    central_response,
+    erf_of,
+    fit_gaussian,
+    gradient_map,
+    mass_side,
+    measure_erf,
+    theoretical_sides,
+)
+
+
+class Stack(Detector):
+    """Any layers that end in one channel, one response a cell."""
+
+    name = "stack"
+    min_side = 8
+
+    def __init__(self, layers: nn.Sequential, stride: int) -> None:
+        super().__init__()
+        self.layers, self.stride = layers, stride
+        self.freeze()
+
+    def respond(self, images: Tensor) -> Responses:
+        logits = self.layers(images / 255)
+        rows, cols = logits.shape[2:]
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
+        centres = (torch.stack((x, y), -1).reshape(-1, 2).to(images) + 0.5) * self.stride
+        boxes = torch.cat((centres - 8, centres + 8), 1).expand(len(images), -1, 4)
+        return Responses(logits.flatten(1), boxes, centres, torch.zeros(rows * cols, dtype=torch.long))
+
+
+def field(layers: list[tuple[int, int]]) -> int:
+    """The TRF of (kernel, stride) layers: r = 1 + sum (k - 1) * product of the strides before."""
+    side, jump = 1, 1
+    for kernel, stride in layers:
+        side += (kernel - 1) * jump
+        jump *= stride
+    return side
+
+
+class TestTheoretical:
+    @pytest.mark.parametrize(
+        "layers",
+        [
+            [(3, 1)],
+            [(5, 2), (3, 1)],
+            [(3, 2), (3, 2), (3, 2), (1, 1)],
+            [(7, 2), (3, 2), (3, 1), (3, 1), (5, 2), (3, 1)],
+            [(11, 4), (5, 4), (3, 2)],
+        ],
+        ids=str,
+    )
+    def test_of_convolutions_by_the_formula(self, layers: list[tuple[int, int]]) -> None:
+        modules: list[nn.Module] = []
+        for i, (kernel, stride) in enumerate(layers):
+            modules += [nn.Conv2d(3 if i == 0 else 2, 2, kernel, stride, kernel // 2), nn.BatchNorm2d(2), nn.ReLU()]
+        stride = int(np.prod([s for _, s in layers]))
+        detector = Stack(nn.Sequential(*modules, nn.Conv2d(2, 1, 1)), stride)
+        assert theoretical_sides(detector) == {"face": field(layers)}
+
+    def test_of_pooling_and_closed_relus(self) -> None:
+        """Max pooling sees its whole window, and a ReLU that is closed on this image still belongs to the field."""
+        closed = nn.Conv2d(4, 4, 3, padding=1)
+        nn.init.constant_(closed.bias, -1e6)  # type: ignore[arg-type]
+        layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), closed, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 1, 1)
+        )
+        assert theoretical_sides(Stack(layers, 4)) == {"face": field([(3, 1), (2, 2), (3, 1), (2, 2)])}
+
+    def test_of_the_toy(self) -> None:
+        toy = toys.Toy(("small", "large"))
+        assert theoretical_sides(toy) == {"small": 13, "large": 13}
+
+    def test_leaves_the_detector_alone(self) -> None:
+        toy = toys.Toy()
+        before = {k: v.clone() for k, v in toy.state_dict().items()}
+        theoretical_sides(toy)
+        assert all(torch.equal(before[k], v) for k, v in toy.state_dict().items())
+        assert next(toy.parameters()).dtype == torch.float32
+
+    def test_of_centerface(self) -> None:
+        assert theoretical_sides(CenterFace()) == {"face": 523}
+
+    @pytest.mark.parametrize(("face_side", "side"), [(12, 12), (40, 43)])
+    def test_of_pnet(self, face_side: int, side: int) -> None:
+        """12 px at scale 1; at 40 px faces 40 px and what the resampling of the image reaches on either side."""
+        assert theoretical_sides(PNet(face_side=face_side)) == {"face": side}
+
+
+class TestMassSide:
+    def test_by_hand_on_a_pixels_centre(self) -> None:
+        values = np.zeros((9, 9))
+        values[4, 4], values[4, 5], values[1, 4] = 6, 3, 1
+        assert [mass_side(values, (4.5, 4.5), m) for m in (0.5, 0.6, 0.61, 0.9, 0.91, 1.0)] == [1, 1, 3, 3, 7, 7]
+
+    def test_by_hand_between_pixels(self) -> None:
+        values = np.zeros((8, 8))
+        values[3:5, 3:5] = 1
+        values[0, 0] = 4
+        assert mass_side(values, (4, 4), 0.25) == 2
+        assert mass_side(values, (4, 4), 0.5) == 2
+        assert mass_side(values, (4, 4), 0.51) == 8
+
+    def test_by_hand_at_a_corner(self) -> None:
+        values = np.ones((4, 4))
+        assert mass_side(values, (0, 0), 1 / 16) == 2
+        assert mass_side(values, (0, 0), 1.0) == 8
+
+    @given(st.integers(0, 9999), st.floats(0.05, 1.0), st.tuples(st.integers(0, 24), st.integers(0, 20)))
+    def test_is_the_smallest_square(self, seed: int, mass: float, at: tuple[int, int]) -> None:
+        """By definition: that square holds the share, the next smaller one does not."""
+        values = np.random.default_rng(seed).random((21, 25)) ** 4
+        centre = (at[0] + 0.5, at[1] + 0.5)
+
+        def held(side: int) -> float:
+            half = side / 2
+            rows = abs(np.arange(21) + 0.5 - centre[1]) + 0.5 <= half
+            cols = abs(np.arange(25) + 0.5 - centre[0]) + 0.5 <= half
+            return float(values[np.ix_(rows, cols)].sum() / values.sum())
+
+        side = mass_side(values, centre, mass)
+        assert side % 2 == 1
+        assert held(side) >= mass - 1e-9
+        assert held(side - 2) < mass + 1e-9
+
+    def test_takes_tensors(self) -> None:
+        assert mass_side(torch.eye(5), (2.5, 2.5), 1.0) == 5
+
+    @pytest.mark.parametrize("mass", [0, -0.1, 1.1, float("nan")])
+    def test_refuses_no_share(self, mass: float) -> None:
+        with pytest.raises(ValueError, match=r"valid is a share in \(0, 1\]"):
+            mass_side(np.ones((3, 3)), (1, 1), mass)
+
+    def test_refuses_a_response_that_sees_nothing(self) -> None:
+        with pytest.raises(ValueError, match="does not depend on the image"):
+            mass_side(np.zeros((3, 3)), (1, 1), 0.5)
+
+
+class TestGaussian:
+    @pytest.mark.parametrize(
+        ("centre", "sigmas", "window"),
+        [((0, 0), (6, 6), 40), ((1.5, -3), (5, 9), 60), ((0, 0), (40, 30), 240), ((-2, 2), (2.5, 2), 20)],
+    )
+    def test_is_recovered(self, centre: tuple[float, float], sigmas: tuple[float, float], window: int) -> None:
+        known = GaussianFit(3.0, *centre, *sigmas, 1.0)
+        axis = np.arange(256) + 0.5 - 128
+        fit = fit_gaussian(known(*np.meshgrid(axis, axis)), window)
+        assert fit.r2 > 0.999
+        assert (fit.x, fit.y) == pytest.approx(centre, abs=0.1)
+        assert (fit.sigma_x, fit.sigma_y) == pytest.approx(sigmas, rel=0.02)
+        assert fit.amplitude == pytest.approx(3.0, rel=0.02)
+
+    def test_is_recovered_from_noise(self) -> None:
+        known = GaussianFit(1.0, 0, 0, 12, 12, 1.0)
+        axis = np.arange(128) + 0.5 - 64
+        rough = known(*np.meshgrid(axis, axis)) * np.random.default_rng(0).exponential(1.0, (128, 128))
+        fit = fit_gaussian(rough, 128)
+        assert (fit.sigma_x, fit.sigma_y) == pytest.approx((12, 12), rel=0.1)
+        assert 0.5 < fit.r2 < 0.99
+
+    def test_a_flat_square_is_none(self) -> None:
+        flat = np.zeros((64, 64))
+        flat[16:48, 16:48] = 1
+        assert fit_gaussian(flat, 64).r2 < 0.95
+
+    @pytest.mark.parametrize("mass", [0.5, 0.9, 0.99])
+    def test_side_holds_the_mass(self, mass: float) -> None:
+        known = GaussianFit(1.0, 0, 0, 20, 20, 1.0)
+        axis = np.arange(400) + 0.5 - 200
+        values = known(*np.meshgrid(axis, axis))
+        assert known.side(mass) == pytest.approx(mass_side(values, (200, 200), mass), abs=2)
+
+
+class TestMeasured:
+    def test_gradient_map_is_the_absolute_gradient_over_channels(self) -> None:
+        detector = Stack(nn.Sequential(nn.Conv2d(3, 1, 1)), 1)
+        detector.layers[0].weight.data = torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1)  # type: ignore[union-attr]
+        found = gradient_map(detector, torch.full((1, 3, 8, 8), 50.0), 8 * 3 + 5)
+        expected = torch.zeros(8, 8)
+        expected[3, 5] = 6 / 255
+        torch.testing.assert_close(found, expected)
+
+    def test_central_response_is_the_nearest_of_its_template(self) -> None:
+        toy = toys.Toy(("small", "large"))
+        responses = toy(torch.zeros(1, 3, 64, 64))
+        for template in (0, 1):
+            response = central_response(responses, template, 32)
+            assert int(responses.templates[response]) == template
+            assert (responses.centres[response] - 32).abs().max() <= 2
+
+    def test_erf_is_inside_the_trf(self) -> None:
+        toy = toys.Toy(("small", "large"))
+        erf = measure_erf(toy, [toys.bright([(24, 24)], seed=s) for s in range(3)])
+        assert [e.template for e in erf] == ["small", "large"]
+        for each in erf:
+            assert each.n == 3
+            assert each.gradient.shape == (64, 64)
+            sides = [each.sides[m] for m in MASSES]
+            assert sides == sorted(sides)
+            assert 1 <= sides[0] <= sides[-1] <= 15  # 13 px, and the field's middle lies between two pixels
+            rows, cols = np.nonzero(each.gradient)
+            assert abs(rows - 31.5).max() <= 8, "the map is centred"
+            assert abs(cols - 31.5).max() <= 8
+
+    def test_is_the_mean_over_images(self) -> None:
+        toy = toys.Toy()
+        images = [toys.bright([(24, 24)], seed=s) for s in range(2)]
+        apart = [measure_erf(toy, [image])[0].gradient for image in images]
+        np.testing.assert_allclose(measure_erf(toy, images)[0].gradient, (apart[0] + apart[1]) / 2, rtol=1e-5)
+
+    def test_of_pnet_is_its_window(self) -> None:
+        pnet = PNet()
+        (erf,) = measure_erf(pnet, calibration_images(2, face_side=40, canvas=240))
+        assert erf.sides[0.99] <= 43
+        assert erf.sides[0.5] >= 10
+        assert 0 < erf.fit.r2 <= 1
+
+    def test_is_measured_once_a_detector(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls: list[Detector] = []
+
+        def measure(detector: Detector) -> Erf:
+            calls.append(detector)
+            return ()
+
+        monkeypatch.setattr(receptive_field, "measure_erf", measure)
+        one, two = toys.Toy(), toys.Toy()
+        for detector in (one, one, two, one):
+            erf_of(detector)
+        assert calls == [one, two]
+
+
+def mask_of(support: Support, height: int, width: int) -> Tensor:
+    mask = torch.zeros(height, width, dtype=torch.bool)
+    mask[support.rows, support.cols] = support.mask
+    return mask
+
+
+class TestSquares:
+    def test_by_hand(self) -> None:
+        mask = mask_of(squares(torch.tensor([[5.5, 4.5]]), [3], 10, 12), 10, 12)
+        assert mask.sum() == 9
+        assert mask[3:6, 4:7].all()
+
+    def test_even_side_between_pixels(self) -> None:
+        mask = mask_of(squares(torch.tensor([[6.0, 4.0]]), [4], 10, 12), 10, 12)
+        assert mask[2:6, 4:8].all()
+        assert mask.sum() == 16
+
+    def test_union_has_no_bridge(self) -> None:
+        """Two squares far apart leave out what lies between them."""
+        mask = mask_of(squares(torch.tensor([[2.5, 2.5], [12.5, 12.5]]), [3, 5], 20, 20), 20, 20)
+        assert mask.sum() == 9 + 25
+        assert not mask[1:4, 10:15].any()
+
+    def test_union_counts_a_shared_pixel_once(self) -> None:
+        mask = mask_of(squares(torch.tensor([[5.5, 5.5], [6.5, 5.5]]), [3, 3], 20, 20), 20, 20)
+        assert mask.sum() == 12
+
+    @pytest.mark.parametrize(
+        ("centre", "side", "rows", "cols"),
+        [
+            ((0.5, 0.5), 5, (0, 3), (0, 3)),
+            ((11.5, 9.5), 5, (7, 10), (9, 12)),
+            ((6, 5), 100, (0, 10), (0, 12)),
+            ((-20, 5), 4, (3, 7), (0, 1)),
+            ((40, 40), 4, (9, 10), (11, 12)),
+        ],
+    )
+    def test_are_clipped_to_the_image(
+        self, centre: tuple[float, float], side: int, rows: tuple[int, int], cols: tuple[int, int]
+    ) -> None:
+        """A centre outside keeps the nearest pixel, so that no e_i is empty."""
+        support = squares(torch.tensor([centre]), [side], 10, 12)
+        expected = torch.zeros(10, 12, dtype=torch.bool)
+        expected[slice(*rows), slice(*cols)] = True
+        assert torch.equal(mask_of(support, 10, 12), expected)
+
+    def test_whole_image_crops_nothing(self) -> None:
+        assert mask_of(whole_image(5, 7), 5, 7).all()
+
+    @pytest.mark.parametrize("sides", [[0], [5, -1]])
+    def test_refuse_no_side(self, sides: list[int]) -> None:
+        with pytest.raises(ValueError, match="positive numbers of pixels"):
+            squares(torch.zeros(len(sides), 2), sides, 10, 10)
+
+
+@pytest.fixture(scope="module")
+def known_erf() -> Erf:
+    fit = GaussianFit(1, 0, 0, 4, 4, 0.9)
+    sides = dict(zip(MASSES, (5, 7, 9, 11, 13), strict=True))
+    return tuple(
+        TemplateErf(name, np.zeros((2, 2)), {m: s + extra for m, s in sides.items()}, fit, 1)
+        for name, extra in (("small", 0), ("large", 6))
+    )
+
+
+class TestExtent:
+    """One face in the middle of 64 x 64: every rule by its definition."""
+
+    def setup_method(self) -> None:
+        self.toy = toys.Toy(("small", "large"))
+        self.image = toys.bright([(24, 24)])
+        self.responses = self.toy(self.image)
+        self.instances = find_instances(self.toy, self.responses, Matching())[:1]
+        self.targets = [i.targets for i in self.instances]
+
+    def mask(self, extent: Extent, erf: Erf | None) -> Tensor:
+        (support,) = extent.supports(self.toy, self.image, self.responses, self.instances, self.targets, erf)
+        return mask_of(support, 64, 64)
+
+    def expected(self, sides: list[int]) -> Tensor:
+        """The union of squares at the targets, pixel by pixel: odd sides, centres in the middle of a pixel."""
+        mask = torch.zeros(64, 64, dtype=torch.bool)
+        for (x, y), side in zip(self.responses.centres[self.targets[0]].tolist(), sides, strict=True):
+            for row in range(64):
+                for col in range(64):
+                    if max(abs(col + 0.5 - x), abs(row + 0.5 - y)) < side / 2:
+                        mask[row, col] = True
+        return mask
+
+    @pytest.mark.parametrize(("mass", "side"), [(0.5, 5), (0.9, 9), (0.99, 13)])
+    def test_mass(self, known_erf: Erf, mass: float, side: int) -> None:
+        templates = self.responses.templates[self.targets[0]].tolist()
+        assert len(set(templates)) == 2, "both templates fire on this face"
+        sides = [side + 6 * t for t in templates]
+        assert torch.equal(self.mask(Extent(value=mass), known_erf), self.expected(sides))
+
+    def test_box(self, known_erf: Erf) -> None:
+        mask = self.mask(Extent(rule="box"), known_erf)
+        side = 9 + 6 * int(self.responses.templates[self.targets[0][0]])
+        rows, cols = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+        middle = (self.instances[0].box[:2] + self.instances[0].box[2:]) / 2
+        assert mask.sum() == side**2
+        assert abs(float(cols.double().mean()) + 0.5 - float(middle[0])) <= 0.5
+        assert abs(float(rows.double().mean()) + 0.5 - float(middle[1])) <= 0.5
+
+    def test_fixed_needs_no_measurement(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(receptive_field, "measure_erf", lambda _: pytest.fail("measured"))
+        expected = self.expected([7] * len(self.targets[0]))
+        assert torch.equal(self.mask(Extent(rule="fixed", value=7), None), expected)
+
+    def test_fixed_is_fixed_whatever_was_measured(self, known_erf: Erf) -> None:
+        expected = self.expected([7] * len(self.targets[0]))
+        assert torch.equal(self.mask(Extent(rule="fixed", value=7), known_erf), expected)
+
+    def test_instance(self) -> None:
+        highest = int(self.targets[0][0])
+        gradient = gradient_map(self.toy, self.image, highest)
+        side = mass_side(gradient, self.responses.centres[highest].tolist(), 0.8)
+        found = self.mask(Extent(rule="instance", value=0.8), None)
+        assert torch.equal(found, self.expected([side] * len(self.targets[0])))
+
+    def test_gaussian(self, known_erf: Erf) -> None:
+        erf = tuple(replace(e, fit=replace(e.fit, sigma_x=3.0, sigma_y=5.0)) for e in known_erf)
+        side = round(erf[0].fit.side(0.9))
+        assert side == 16  # 2 sqrt(2) * 4 * erfinv(sqrt 0.9) = 15.6
+        (support,) = Extent(rule="gaussian").supports(
+            self.toy, self.image, self.responses, self.instances, [self.targets[0][:1]], erf
+        )
+        assert support.mask.shape == (16, 16)
+        assert support.mask.all()
+
+    def test_is_measured_where_it_is_not_given(self) -> None:
+        erf = erf_of(self.toy)
+        assert torch.equal(self.mask(Extent(), None), self.mask(Extent(), erf))
+
+    @pytest.mark.parametrize(
+        ("rule", "value"),
+        [("mass", 0.8), ("box", 0.8), ("fixed", 0.9), ("fixed", -3), ("instance", 1.0), ("gaussian", 0)],
+    )
+    def test_refuses_values_with_no_meaning(self, rule: str, value: float) -> None:
+        with pytest.raises(ValueError, match=rf"value is {value}; for rule '{rule}' valid"):
+            Extent(rule=rule, value=value)  # type: ignore[arg-type]
+
+    def test_refuses_an_unknown_rule(self) -> None:
+        with pytest.raises(
+            UnknownName, match="unknown extent rule 'square'; valid: mass, box, instance, gaussian, fixed"
+        ):
+            Extent(rule="square")  # type: ignore[arg-type]
