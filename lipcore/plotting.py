@@ -213,20 +213,25 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
         metric: ``"asr"``, ``"logit_drop"`` or ``"interference"``.
     """
     chosen = rows[rows["metric"] == metric].dropna(subset=["value"])
+    if chosen.empty:
+        figure, axis = plt.subplots(figsize=(7.5, 1))
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
+        return figure
     panels = list(chosen.groupby(["detector", "epsilon"], sort=False))
     figure, axes = plt.subplots(len(panels), 1, figsize=(7.5, 2.6 * len(panels)), squeeze=False, sharex=False)
     scale = 100 if metric == "asr" else 1
     for axis, ((detector, epsilon), group) in zip(axes[:, 0], panels, strict=True):
-        cells = sorted({(int(f), int(d)) for f, d in zip(group["faces"], group["distance"], strict=True)})
-        names = [p for p in PRESETS if p in set(group["perturbation"])]
+        entries = {(int(r["faces"]), int(r["distance"]), r["perturbation"]): r for r in group.to_dict("records")}
+        cells = sorted({(faces, distance) for faces, distance, _ in entries})
+        names = [p for p in PRESETS if any(name == p for _, _, name in entries)]
         for offset, name in enumerate(names):
-            own = group[group["perturbation"] == name].set_index(["faces", "distance"])
-            at = [i for i, c in enumerate(cells) if c in own.index]
-            value = np.array([scale * own.loc[cells[i], "value"] for i in at], dtype=float)
-            low, high = (
-                np.array([scale * own.loc[cells[i], k] for i in at], dtype=float) for k in ("ci_low", "ci_high")
+            own = {at: entries[*cell, name] for at, cell in enumerate(cells) if (*cell, name) in entries}
+            value, low, high = (
+                scale * np.array([row[key] for row in own.values()], dtype=np.float64)
+                for key in ("value", "ci_low", "ci_high")
             )
-            x = np.array(at) + (offset - (len(names) - 1) / 2) * 0.11
+            x = np.array(list(own)) + (offset - (len(names) - 1) / 2) * 0.11
             error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
             axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=COLOURS[name], label=name)
         if metric == "asr":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lipcore.receptive_field import MASSES, Extent
 from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
 
 EXPERIMENT = "ablations"
-KEY = ("config", "detector", "variant", "image")
+KEY = ("config", "detector", "image")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +107,9 @@ class Config:
 
 
 def config_for(profile: str, detector: str) -> Config:
-    """One image with ``detector`` and a few with the control in the quick profile (40 s); ten and thirty in full."""
+    """One image with ``detector`` and a few with the control in the quick profile (45 s); ten and thirty in full."""
     many = profile == "full"
-    return Config(images={detector: 10 if many else 1, "pnet": 30 if many else 4})
+    return Config(images={detector: 10 if many else 1, "pnet": 30 if many else 3})
 
 
 def measure(profile: str, detector: str, *, device: str = "cpu", seed: int = 0) -> Path:
@@ -124,20 +124,15 @@ def measure(profile: str, detector: str, *, device: str = "cpu", seed: int = 0) 
         for variant in ledger()
         for image in range(images)
     ]
-    wanted: dict[tuple[str, str, int], dict[str, Any]] = {}
+    wanted: list[tuple[Variant, tuple[Any, ...]]] = []
     for name, variant, image in tqdm(units, desc=EXPERIMENT, unit="image", disable=None):
         loaded = detectors[name]
-        unit = {
-            "config": digest([variant, loaded.weights_sha256, loaded.extra_repr()]),
-            "detector": loaded.name,
-            "variant": f"{variant.assumption} {variant.label}",
-            "image": image,
-        }
+        unit = {"config": _fingerprint(variant, loaded), "detector": loaded.name, "image": image}
         if not records.has(unit):
             records.add(unit | _attack_image(loaded, variant, image))
-        wanted[records.unit(unit)] = unit
+        wanted.append((variant, records.unit(unit)))
     done = {records.unit(r): r for r in records}
-    rows = list(_rows([done[u] for u in wanted], seed))
+    rows = list(_rows([(variant, done[unit]) for variant, unit in wanted], seed))
     return write_results(
         path,
         experiment=EXPERIMENT,
@@ -149,7 +144,14 @@ def measure(profile: str, detector: str, *, device: str = "cpu", seed: int = 0) 
         detectors=list(detectors.values()),
         dataset=Dataset("LFW faces on grids", digest("9 faces at 40 px"), max(config.images.values()), 9),
         seed=seed,
-        seconds=sum(done[u]["seconds"] for u in wanted),
+        seconds=sum(done[unit]["seconds"] for unit in {unit for _, unit in wanted}),
+    )
+
+
+def _fingerprint(variant: Variant, detector: Detector) -> str:
+    """The same for variants that differ in name alone, such as the defaults: they are measured once."""
+    return digest(
+        [replace(variant, assumption="", label="", default=False), detector.weights_sha256, detector.extra_repr()]
     )
 
 
@@ -173,23 +175,22 @@ def _attack_image(detector: Detector, variant: Variant, seed: int) -> dict[str, 
     return {"hits": hits, "total": total, "drops": [round(d, 4) for d in drops], "seconds": round(watch.seconds, 3)}
 
 
-def _rows(records: list[dict[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((record["detector"], record["variant"]), []).append(record)
-    defaults = {f"{v.assumption} {v.label}": v.default for v in ledger()}
-    for (detector, variant), images in groups.items():
-        assumption, _, label = variant.partition(" ")
+def _rows(measured: list[tuple[Variant, dict[str, Any]]], seed: int) -> Iterator[dict[str, Any]]:
+    groups: dict[tuple[str, str, str], list[tuple[Variant, dict[str, Any]]]] = {}
+    for variant, record in measured:
+        groups.setdefault((record["detector"], variant.assumption, variant.label), []).append((variant, record))
+    for (detector, assumption, label), images in groups.items():
+        records = [record for _, record in images]
         shared = {
             "detector": detector,
             "assumption": assumption,
             "variant": label,
-            "default": defaults[variant],
-            "n_faces": sum(r["total"] for r in images),
+            "default": images[0][0].default,
+            "n_faces": sum(r["total"] for r in records),
         }
-        drops = [r["drops"] for r in images if r["drops"]]
+        drops = [r["drops"] for r in records if r["drops"]]
         estimates = {
-            "asr": share([r["hits"] for r in images], [r["total"] for r in images], seed=seed),
+            "asr": share([r["hits"] for r in records], [r["total"] for r in records], seed=seed),
             "logit_drop": ratio_of_means(drops, [[1.0] * len(d) for d in drops], seed=seed),
         }
         for metric, e in estimates.items():
