@@ -67,7 +67,8 @@ def toy(root: Path, tmp_path: Path, clean_environment: dict[str, str]) -> Toy:
         shutil.copyfile(root / name, folder / name)
     (folder / "book" / "_toc.yml").write_text("format: jb-book\nroot: toy\n")
     toy = Toy(folder, {k: v for k, v in clean_environment.items() if k != "PYTHONPATH"})
-    text = "# Toy\n\nThe value is {{ toy_value }} by {{ toy_detector }} ({{ toy_run }}).\n\n{{ notebooks_table }}\n\n{{ runs_table }}"
+    tables = "{{ notebooks_table }}\n\n{{ runs_table }}"
+    text = "# Toy\n\nThe value is {{ toy_value }} by {{ toy_detector }} ({{ toy_run }}).\n\n" + tables
     toy.write("toy", notebook(v4.new_markdown_cell(text), v4.new_code_cell(WRITE), results=["toy"]))
     return toy
 
