@@ -15,7 +15,7 @@ from lipcore.attacks.targets import Matching
 from lipcore.datasets import locations
 from lipcore.detectors import REGISTRY, load_detector, weights
 from lipcore.errors import LipcoreError
-from lipcore.images import load_image, save_image
+from lipcore.images import check_output, load_image, save_image
 from lipcore.metrics.success import visibility
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -70,9 +70,8 @@ def attack(
         made = Attack(method, rule, Matching(tau_attack=threshold), seed=seed)
         if photo.resolve() == output.resolve():
             raise LipcoreError(f"{output} is the photograph itself; give another name for the result")
-        if not output.parent.is_dir():
-            raise LipcoreError(f"no folder {output.parent} to write {output.name} to; make it first")
         original = load_image(photo)
+        check_output(output, original)
         model = load_detector(detector, device=device)
         clean = original.pixels.to(device)
         before = model.detect(clean, threshold)[0]

@@ -53,17 +53,39 @@ def load_image(path: str | Path) -> Photo:
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageError(f"{path} is damaged or cut off: {error}") from error
-    icc = image.info.get("icc_profile")
+    # The profile of any other mode describes a colour space that is left behind.
+    icc = image.info.get("icc_profile") if image.mode in ("RGB", "RGBA", "P", "PA") else None
     alpha = None
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bit(image, path)
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A")).copy()
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit(image)
-    if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-        icc = None  # the profile describes the colour space left behind
     rgb = np.asarray(image.convert("RGB")).copy()
     return Photo(torch.from_numpy(rgb).permute(2, 0, 1)[None].float(), alpha, icc if isinstance(icc, bytes) else None)
+
+
+def check_output(path: str | Path, like: Photo | None = None) -> str:
+    """Refuses a name that :func:`save_image` could not write to, before anything is computed.
+
+    Returns:
+        Pillow's name of the format.
+
+    Raises:
+        ImageError: no such folder, a format that would lose pixels, or alpha in a format that has none.
+    """
+    path = Path(path)
+    form = LOSSLESS.get(path.suffix.lower())
+    if form is None:
+        raise ImageError(
+            f"cannot write {path.name!r}: {path.suffix or 'no ending'} would lose pixels of the perturbation or is "
+            f"unknown; valid are {', '.join(LOSSLESS)}"
+        )
+    if form == "BMP" and like is not None and like.alpha is not None:
+        raise ImageError("a .bmp keeps no transparency; write a .png")
+    if path.is_dir() or not path.parent.is_dir():
+        raise ImageError(f"cannot write {path}: it is a folder, or its folder is not there; make that first")
+    return form
 
 
 def save_image(path: str | Path, pixels: Tensor, like: Photo | None = None) -> Path:
@@ -77,29 +99,25 @@ def save_image(path: str | Path, pixels: Tensor, like: Photo | None = None) -> P
         like: the photograph it was made from.
 
     Raises:
-        ImageError: a format that would lose pixels, or alpha in a format that has none.
+        ImageError: a name that :func:`check_output` refuses, or the disk does.
     """
     path = Path(path)
-    form = LOSSLESS.get(path.suffix.lower())
-    if form is None:
-        raise ImageError(
-            f"cannot write {path.name!r}: {path.suffix or 'no ending'} would lose pixels of the perturbation or is "
-            f"unknown; valid are {', '.join(LOSSLESS)}"
-        )
+    form = check_output(path, like)
     array = quantise(pixels)[0].permute(1, 2, 0).to(torch.uint8).cpu().numpy()
-    alpha = like.alpha if like is not None else None
-    if alpha is not None:
-        if form == "BMP":
-            raise ImageError("a .bmp keeps no transparency; write a .png")
-        array = np.dstack((array, alpha))
+    if like is not None and like.alpha is not None:
+        array = np.dstack((array, like.alpha))
     options: dict[str, object] = {"lossless": True, "exact": True} if form == "WEBP" else {}
     if like is not None and like.icc:
         options["icc_profile"] = like.icc
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, form, **options)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    try:
+        Image.fromarray(array).save(buffer, form, **options)
+        part.write_bytes(buffer.getvalue())
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        part.unlink(missing_ok=True)
+        raise ImageError(f"cannot write {path}: {error}") from error
     return path
 
 
@@ -108,10 +126,18 @@ def quantise(pixels: Tensor) -> Tensor:
     return pixels.detach().round().clamp(0, 255)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """A 16-bit or float greyscale image scaled to 8 bits by its type's range, not by its content."""
+def _eight_bit(image: Image.Image, path: Path) -> Image.Image:
+    """A 16-bit, 32-bit or float greyscale image as 8 bits.
+
+    16 bits are scaled by their type's range. The other two name none: 32-bit values above 255 are taken as 16-bit
+    ones, and floats as shares where none is above 1, else as 8-bit values.
+    """
     values = np.asarray(image).astype(np.float64)
-    top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) > 255 else 255.0
-    if image.mode == "F" and values.max(initial=0) <= 1:
-        top = 1.0
+    if not np.isfinite(values).all():
+        raise ImageError(f"{path} holds NaN or infinite values")
+    highest = values.max(initial=0)
+    if image.mode == "F":
+        top = 1.0 if highest <= 1 else 255.0
+    else:
+        top = 65535.0 if image.mode.startswith("I;16") or highest > 255 else 255.0
     return Image.fromarray((values / top * 255).clip(0, 255).round().astype(np.uint8))
