@@ -39,9 +39,10 @@ class Records:
             try:
                 record = json.loads(line)
                 unit = self.unit(record)
-            except (ValueError, KeyError) as error:
+                twice = unit in self._records
+            except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"line {number} of {self.path} is damaged: {error!r}") from error
-            if unit in self._records:
+            if twice:
                 raise DataError(f"line {number} of {self.path} records a unit for the second time: {unit}")
             self._records[unit] = record
         if len(whole) < len(text):
