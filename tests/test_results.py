@@ -1,0 +1,356 @@
+"""Results files and the records behind them: their form, and that a kill loses and doubles nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+import toys
+
+from lipcore import results
+from lipcore.attacks.targets import Matching
+from lipcore.errors import DataError
+from lipcore.experiments import ipi_synthetic
+from lipcore.experiments.records import Records
+from lipcore.receptive_field import Extent
+from lipcore.results import (
+    Dataset,
+    Stopwatch,
+    digest,
+    frame,
+    git_commit,
+    plain,
+    poster,
+    read_results,
+    results_path,
+    stand_by,
+    write_results,
+)
+
+ROW = {"detector": "toy", "metric": "asr", "value": 0.5, "ci_low": 0.1, "ci_high": 0.9, "n": 3}
+
+
+def write(path: Path, **changes: Any) -> Path:
+    fields: dict[str, Any] = {
+        "experiment": "example", "profile": "quick", "config": Matching(), "rows": [ROW], "reported": [],
+        "summary": {"asr": 50.0}, "detectors": [toys.Toy()], "dataset": Dataset("toys", "abc", 3, 9), "seed": 1,
+        "seconds": 12.34,
+    }  # fmt: skip
+    return write_results(path, **(fields | changes))
+
+
+class TestFile:
+    def test_says_what_it_rests_on(self, tmp_path: Path) -> None:
+        document = read_results(write(tmp_path / "new" / "example.json"))
+        assert document["rows"] == [ROW]
+        assert document["config"] == {"tau_attack": 0.5, "tau_target": 0.03, "iou": 0.5, "rematch": False}
+        provenance = document["provenance"]
+        assert provenance["dataset"] == {"name": "toys", "fingerprint": "abc", "n_images": 3, "n_faces": 9}
+        assert provenance["detectors"]["toy"]["weights_sha256"] == ""
+        assert provenance["torch"] == torch.__version__
+        assert provenance["device"] == "cpu"
+        assert (provenance["seed"], provenance["seconds"]) == (1, 12.3)
+        assert list(frame(document).columns) == list(ROW)
+        assert [p.name for p in (tmp_path / "new").iterdir()] == ["example.json"]
+
+    def test_holds_no_nan(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "example.json", rows=[ROW | {"value": math.nan, "ci_low": -math.inf}])
+        assert "NaN" not in path.read_text()
+        row = read_results(path)["rows"][0]
+        assert row["value"] is None
+        assert row["ci_low"] is None
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"rows": [{k: v for k, v in ROW.items() if k != "n"}]},
+            {"rows": [ROW | {"n": 1.5}]},
+            {"rows": [ROW | {"n": -1}]},
+            {"rows": [ROW | {"value": "half"}]},
+            {"reported": [{"value": 3}]},
+            {"summary": {"list": [1]}},
+            {"profile": 3},
+        ],
+    )
+    def test_is_refused_where_malformed(self, tmp_path: Path, changes: dict[str, Any]) -> None:
+        path = write(tmp_path / "example.json")
+        before = path.read_bytes()
+        with pytest.raises(jsonschema.ValidationError):
+            write(path, **changes)
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["example.json"]
+
+    def test_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"no results at .*make book"):
+            read_results(tmp_path / "none.json")
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"rows": []}'])
+    def test_that_is_none(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(DataError, match=r"bad\.json is not a results file"):
+            read_results(tmp_path / "bad.json")
+
+    def test_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("LIPCORE_RESULTS", raising=False)
+        assert results_path("example", "quick") == results.ROOT / "results" / "quick" / "example.json"
+        monkeypatch.setenv("LIPCORE_RESULTS", "results/custom/mine")
+        assert results_path("example", "quick") == results.ROOT / "results" / "custom" / "mine" / "example.json"
+        monkeypatch.setenv("LIPCORE_RESULTS", "/somewhere")
+        assert results_path("example", "quick") == Path("/somewhere/example.json")
+
+
+class TestStandBy:
+    @pytest.fixture
+    def top(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(results, "ROOT", tmp_path)
+        return tmp_path / "results"
+
+    def test_the_full_run_with_the_own_beside(self, top: Path) -> None:
+        own = write(top / "quick" / "example.json")
+        write(top / "full" / "example.json", profile="full")
+        first, second = stand_by(own)
+        assert first["profile"] == "full"
+        assert second is not None
+        assert second["profile"] == "quick"
+
+    def test_the_own_where_there_is_no_full_run(self, top: Path) -> None:
+        first, second = stand_by(write(top / "quick" / "example.json"))
+        assert (first["profile"], second) == ("quick", None)
+
+    def test_the_full_run_alone(self, top: Path) -> None:
+        first, second = stand_by(write(top / "full" / "example.json", profile="full"))
+        assert (first["profile"], second) == ("full", None)
+
+    def test_the_own_of_a_readers_detector(self, top: Path) -> None:
+        own = write(top / "custom" / "theirs" / "example.json", profile="custom")
+        write(top / "full" / "example.json", profile="full")
+        first, second = stand_by(own)
+        assert (first["profile"], second) == ("custom", None)
+
+    def test_nothing(self, top: Path) -> None:
+        write(top / "full" / "example.json")
+        with pytest.raises(DataError, match="no results"):
+            stand_by(top / "quick" / "example.json")
+
+
+class TestPoster:
+    def test_ipi_as_printed(self) -> None:
+        assert [(r["faces"], r["distance"], r["value"]) for r in poster("ipi")] == [
+            (1, 40, 100.0), (9, 40, 51.5), (9, 160, 56.0), (9, 240, 63.9), (64, 40, 18.3),
+        ]  # fmt: skip
+
+    def test_wider_as_printed(self) -> None:
+        values = {(r["metric"], r["method"], r["subset"]): r["value"] for r in poster("wider")}
+        printed = {
+            ("ap", "clean"): (92.4, 90.7, 77.3),
+            ("ap", "IMP"): (46.2, 50.7, 45.9),
+            ("ap", "LP"): (30.1, 34.7, 29.3),
+            ("ap", "LIP-A"): (28.2, 32.2, 23.6),
+            ("ap", "LIP-H"): (26.5, 31.1, 26.6),
+            ("asr", "IMP"): (50.0, 44.1, 40.6),
+            ("asr", "LP"): (67.4, 61.7, 62.1),
+            ("asr", "LIP-A"): (69.5, 64.5, 69.5),
+            ("asr", "LIP-H"): (71.3, 65.7, 65.6),
+        }
+        subsets = ("easy", "medium", "hard")
+        assert values == {(*k, s): v for k, row in printed.items() for s, v in zip(subsets, row, strict=True)}
+
+    def test_coco_as_printed(self) -> None:
+        assert [(r["method"], r["metric"], r["value"]) for r in poster("coco")] == [
+            ("IMP", "ar", 7.9), ("LP", "ar", 2.2), ("IMP", "ap", 6.9), ("LP", "ap", 1.9),
+        ]  # fmt: skip
+
+    def test_unknown_table(self) -> None:
+        with pytest.raises(DataError, match="valid: coco, ipi, wider"):
+            poster("fddb")
+
+
+class TestPlain:
+    def test_json_types(self) -> None:
+        @dataclass(frozen=True)
+        class Inner:
+            pair: tuple[int, float]
+
+        value = {"a": Inner((1, math.nan)), 3: [True, None, "x", math.inf], "n": np.float64(2.5)}
+        assert plain(value) == {"a": {"pair": [1, None]}, "3": [True, None, "x", None], "n": 2.5}
+
+    def test_digest_changes_with_anything(self) -> None:
+        base = ipi_synthetic.Config(parts=())
+        others = [
+            replace(base, tau=0.3),
+            replace(base, matching=Matching(rematch=True)),
+            replace(base, extent=Extent(value=0.5)),
+            replace(base, canvas=705),
+        ]
+        assert len({digest(c) for c in (base, *others)}) == 5
+        assert digest(base) == digest(ipi_synthetic.Config(parts=()))
+        assert len(digest(base)) == 12
+
+    def test_digest_of_the_default_study_is_what_full_runs_recorded(self) -> None:
+        """Records are found again by it: a change of a field or a default throws every recorded run away."""
+        pnet = ipi_synthetic.load_detector("pnet")
+        assert ipi_synthetic._fingerprint(ipi_synthetic.full("centerface"), pnet) == "aedcdacf2160"
+
+
+def test_git_commit_names_the_checkout() -> None:
+    commit = git_commit()
+    assert commit == "" or len(commit.rstrip("+")) == 40
+
+
+def test_stopwatch() -> None:
+    watch = Stopwatch()
+    time.sleep(0.01)
+    assert 0.01 <= watch.seconds < 10
+
+
+class TestRecords:
+    KEY = ("image", "method")
+
+    def records(self, path: Path) -> Records:
+        return Records(path, self.KEY)
+
+    def test_come_back_in_order(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "some.records.jsonl"
+        records = self.records(path)
+        assert not path.exists(), "made when the first record comes"
+        made = [{"image": i, "method": m, "value": i / 3} for i in range(3) for m in ("a", "b")]
+        for record in made:
+            records.add(record)
+        assert list(self.records(path)) == list(records) == made
+        assert len(records) == 6
+        assert records.has({"image": 2, "method": "b"})
+        assert not records.has({"image": 3, "method": "b"})
+
+    @pytest.mark.parametrize("keep", [1, 10, 30])
+    def test_resume_where_the_last_line_was_cut_off(self, tmp_path: Path, keep: int) -> None:
+        path = tmp_path / "some.jsonl"
+        records = self.records(path)
+        for i in range(3):
+            records.add({"image": i, "method": "a", "value": 0.25})
+        whole = path.read_bytes()
+        lines = whole.splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[:2]) + lines[2][:keep])
+        again = self.records(path)
+        assert len(again) == 2
+        assert not again.has({"image": 2, "method": "a"})
+        again.add({"image": 2, "method": "a", "value": 0.25})
+        assert path.read_bytes() == whole
+
+    def test_a_cut_exactly_before_the_newline_is_a_cut(self, tmp_path: Path) -> None:
+        path = tmp_path / "some.jsonl"
+        path.write_text('{"image": 0, "method": "a"}\n{"image": 1, "method": "a"}')
+        assert len(self.records(path)) == 1
+        assert path.read_text() == '{"image": 0, "method": "a"}\n'
+
+    def test_an_empty_file(self, tmp_path: Path) -> None:
+        (tmp_path / "some.jsonl").write_text("")
+        assert len(self.records(tmp_path / "some.jsonl")) == 0
+
+    def test_refuse_a_unit_twice(self, tmp_path: Path) -> None:
+        path = tmp_path / "some.jsonl"
+        records = self.records(path)
+        records.add({"image": 0, "method": "a", "value": 1})
+        with pytest.raises(DataError, match=r"\(0, 'a'\) is recorded in .*some\.jsonl already"):
+            records.add({"image": 0, "method": "a", "value": 2})
+        path.write_bytes(path.read_bytes() * 2)
+        with pytest.raises(DataError, match=r"line 2 of .* records a unit for the second time"):
+            self.records(path)
+
+    @pytest.mark.parametrize("line", ["{", "", "3", "null", "[1]", '{"image": 1}', '{"image": [], "method": {}}'])
+    def test_refuse_a_damaged_line(self, tmp_path: Path, line: str) -> None:
+        path = tmp_path / "some.jsonl"
+        text = f'{{"image": 0, "method": "a"}}\n{line}\n{{"image": 1, "method": "a"}}\n'
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"line 2 of .*some\.jsonl is damaged"):
+            self.records(path)
+        assert path.read_text() == text, "what cannot be read is not touched"
+
+
+#: Small enough for seconds, long enough to be killed half-way.
+TINY = ipi_synthetic.Config(
+    parts=(
+        ipi_synthetic.Part("pnet", ((1, 40), (4, 16)), ("random", "imp", "lp", "lip-a", "alone"), images=4),
+        ipi_synthetic.Part("pnet", ((4, 16),), ("imp",), epsilons=(2.0,), images=2),
+    ),
+    canvas=128,
+    extent=Extent(rule="fixed", value=43),
+)
+UNITS = 2 * 5 * 4 + 2
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import torch
+torch.set_num_threads(1)
+from test_results import TINY
+from lipcore.experiments.ipi_synthetic import run
+run(TINY, Path(sys.argv[1]))
+"""
+
+
+class TestKilledForReal:
+    """A process is killed with SIGKILL while it runs the study, and the run is resumed."""
+
+    @pytest.fixture
+    def one_thread(self) -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(before)
+
+    def test_nothing_is_lost_or_counted_twice(self, tmp_path: Path, one_thread: None) -> None:
+        killed, whole = tmp_path / "killed.records.jsonl", tmp_path / "whole.records.jsonl"
+        arguments = [sys.executable, "-c", CHILD, str(killed), str(Path(__file__).parent)]
+        child = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while not (killed.is_file() and killed.read_bytes().count(b"\n") >= 7):
+            assert child.poll() is None, child.stderr.read().decode()  # type: ignore[union-attr]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        done = killed.read_bytes()
+        assert 7 <= done.count(b"\n") < UNITS, "killed on the way"
+        killed.write_bytes(done + b'{"config": "half a li')  # as a kill in the middle of a write leaves it
+
+        resumed = ipi_synthetic.run(TINY, killed)
+        straight = ipi_synthetic.run(TINY, whole)
+        assert killed.read_bytes().startswith(done)
+        assert len(resumed) == len(straight) == UNITS == killed.read_bytes().count(b"\n")
+        assert without_seconds(list(resumed)) == without_seconds(list(straight))
+
+        tables = [
+            read_results(ipi_synthetic.summarise(TINY, Records(path, ipi_synthetic.KEY), "test", path.with_suffix("")))
+            for path in (killed, whole)
+        ]
+        assert without_seconds(tables[0]["rows"]) == without_seconds(tables[1]["rows"])
+        assert {**tables[0]["summary"], "minutes": 0} == {**tables[1]["summary"], "minutes": 0}
+
+        before = killed.read_bytes()
+        ipi_synthetic.run(TINY, killed)
+        assert killed.read_bytes() == before, "a finished run does nothing"
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows or records without what differs from run to run."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def test_a_line_is_one_json_object(tmp_path: Path) -> None:
+    records = Records(tmp_path / "a.jsonl", ("image",))
+    records.add({"image": 1, "text": "two\nlines"})
+    (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert json.loads(line)["text"] == "two\nlines"
