@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lipcore.attacks.targets import Matching, find_instances
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector, load_detector
 from lipcore.detectors.pyramid import Pyramid
+from lipcore.errors import UnknownName
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
 from lipcore.metrics.intervals import ratio_of_means, share
@@ -107,9 +109,16 @@ class Config:
 
 
 def config_for(profile: str, detector: str) -> Config:
-    """One image with ``detector`` and a few with the control in the quick profile (45 s); ten and thirty in full."""
-    many = profile == "full"
-    return Config(images={detector: 10 if many else 1, "pnet": 30 if many else 3})
+    """One image with ``detector`` and a few with the control in the quick profile (45 s); ten and thirty in full.
+
+    Raises:
+        UnknownName: no such profile.
+    """
+    counts = {"quick": (1, 3), "full": (10, 30)}
+    if profile not in counts:
+        raise UnknownName("profile", profile, counts)
+    own, control = counts[profile]
+    return Config(images={detector: own, "pnet": control})
 
 
 def measure(profile: str, detector: str, *, device: str = "cpu", seed: int = 0) -> Path:
@@ -118,6 +127,12 @@ def measure(profile: str, detector: str, *, device: str = "cpu", seed: int = 0) 
     path = results_path(EXPERIMENT, profile)
     records = Records(path.with_suffix(".records.jsonl"), KEY)
     detectors = {name: load_detector(name, device=device) for name in config.images}
+
+    @cache
+    def at(name: str, scales: tuple[float, ...]) -> Detector:
+        """The detector, or its pyramid; one object for all images, since its ERF is measured once for each object."""
+        return Pyramid(detectors[name], scales) if scales else detectors[name]
+
     units = [
         (name, variant, image)
         for name, images in config.images.items()
@@ -129,9 +144,10 @@ def measure(profile: str, detector: str, *, device: str = "cpu", seed: int = 0) 
         loaded = detectors[name]
         unit = {"config": _fingerprint(variant, loaded), "detector": loaded.name, "image": image}
         if not records.has(unit):
-            records.add(unit | _attack_image(loaded, variant, image))
+            records.add(unit | _attack_image(at(name, variant.scales), variant, image))
         wanted.append((variant, records.unit(unit)))
     done = {records.unit(r): r for r in records}
+    most = max(config.images.values())
     rows = list(_rows([(variant, done[unit]) for variant, unit in wanted], seed))
     return write_results(
         path,
@@ -142,7 +158,7 @@ def measure(profile: str, detector: str, *, device: str = "cpu", seed: int = 0) 
         reported=[],
         summary={"variants": len(ledger())},
         detectors=list(detectors.values()),
-        dataset=Dataset("LFW faces on grids", digest("9 faces at 40 px"), max(config.images.values()), 9),
+        dataset=Dataset("LFW faces on grids", digest("9 faces at 40 px"), most, 9 * most),
         seed=seed,
         seconds=sum(done[unit]["seconds"] for unit in {unit for _, unit in wanted}),
     )
@@ -158,19 +174,18 @@ def _fingerprint(variant: Variant, detector: Detector) -> str:
 def _attack_image(detector: Detector, variant: Variant, seed: int) -> dict[str, Any]:
     watch = Stopwatch()
     scene = variant.grid.draw(seed)
-    used = Pyramid(detector, variant.scales) if variant.scales else detector
     image = scene.image.to(next(detector.parameters()).device)
     with torch.no_grad():
-        responses = used(image)
-    instances = find_instances(used, responses, variant.matching)
-    before = found(scene.boxes, used.select(responses, variant.tau)[0].boxes)
+        responses = detector(image)
+    instances = find_instances(detector, responses, variant.matching)
+    before = found(scene.boxes, detector.select(responses, variant.tau)[0].boxes)
     attack = Attack(
         variant.perturbation, update_rule(variant.update, variant.epsilon), variant.matching, variant.extent, seed
     )
-    attacked = quantise(attack(used, image, instances=instances).image) if instances else image
+    attacked = quantise(attack(detector, image, instances=instances).image) if instances else image
     with torch.no_grad():
-        result = used(attacked)
-    hits, total = attack_success(before, found(scene.boxes, used.select(result, variant.tau)[0].boxes))
+        result = detector(attacked)
+    hits, total = attack_success(before, found(scene.boxes, detector.select(result, variant.tau)[0].boxes))
     drops = logit_drops(responses.logits[0], result.logits[0], [i.targets for i in instances])
     return {"hits": hits, "total": total, "drops": [round(d, 4) for d in drops], "seconds": round(watch.seconds, 3)}
 
