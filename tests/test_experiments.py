@@ -1,0 +1,474 @@
+"""The experiments on tiny configurations with P-Net and the toy, and committed tables computed again."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toys
+from PIL import Image
+
+from lipcore.attacks.perturbation import PRESETS
+from lipcore.datasets.synthetic import Crowd, Grid
+from lipcore.detectors import load_detector
+from lipcore.detectors.pnet import PNet
+from lipcore.errors import DataError, NoFaceFound, UnknownName
+from lipcore.experiments import ablations, ipi_synthetic, photos, receptive_fields
+from lipcore.experiments.records import Records
+from lipcore.metrics.success import interference
+from lipcore.receptive_field import Extent, GaussianFit, TemplateErf
+from lipcore.results import plain, read_results
+
+FIXED = Extent(rule="fixed", value=43)
+CELLS = ((1, 40), (4, 16))
+TINY = ipi_synthetic.Config(
+    parts=(ipi_synthetic.Part("pnet", CELLS, ("random", "imp", "imp-i", "lp", "lip-a", "alone"), images=3),),
+    canvas=128,
+    extent=FIXED,
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results of these tests go to a folder of their own."""
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+    return tmp_path / "results"
+
+
+class TestSynthetic:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def measured(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The records and the results file of the tiny configuration."""
+        folder = tmp_path_factory.mktemp("ipi")
+        records = ipi_synthetic.run(TINY, folder / "tiny.records.jsonl")
+        return list(records), read_results(ipi_synthetic.summarise(TINY, records, "tiny", folder / "tiny.json"))
+
+    def row(self, document: dict[str, Any], metric: str, perturbation: str, faces: int) -> dict[str, Any]:
+        (found,) = (
+            r
+            for r in document["rows"]
+            if r["metric"] == metric and r.get("perturbation") == perturbation and r.get("faces") == faces
+        )
+        return dict(found)
+
+    def test_there_is_a_record_for_every_unit(self, measured: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        records, _ = measured
+        assert len(records) == 2 * 3 * 6
+        for record in records:
+            if record["perturbation"] == "alone":
+                assert len(record["drops"]) == len(record["chosen"]) <= 3
+            else:
+                assert len(record["before"]) == len(record["after"]) == record["faces"]
+            assert record["seconds"] >= 0
+
+    def test_asr_is_counted_from_the_records(self, measured: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        records, document = measured
+        for perturbation in ("random", "imp", "lip-a"):
+            for faces, _ in CELLS:
+                own = [r for r in records if r["perturbation"] == perturbation and r["faces"] == faces]
+                pairs = [p for r in own for p in zip(r["before"], r["after"], strict=True)]
+                row = self.row(document, "asr", perturbation, faces)
+                found = [p for p in pairs if p[0] == "1"]
+                assert row["value"] == pytest.approx(sum(p[1] == "0" for p in found) / len(found))
+                assert row["clean_rate"] == pytest.approx(len(found) / len(pairs))
+                assert (row["n"], row["n_faces"]) == (3, 3 * faces)
+                assert row["ci_low"] <= row["value"] <= row["ci_high"]
+                assert row["ci_low"] < row["ci_high"]
+
+    def test_a_gradient_does_more_than_random_signs(
+        self, measured: tuple[list[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        _, document = measured
+        drops = {p: self.row(document, "logit_drop", p, 4)["value"] for p in ("random", "imp-i")}
+        assert drops["imp-i"] > 5 * max(drops["random"], 0.1)
+
+    def test_interference_is_of_the_faces_attacked_both_ways(
+        self, measured: tuple[list[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        records, document = measured
+        joint, alone = [], []
+        for image in range(3):
+            (apart,) = (r for r in records if (r["perturbation"], r["faces"], r["image"]) == ("alone", 4, image))
+            (together,) = (r for r in records if (r["perturbation"], r["faces"], r["image"]) == ("imp-i", 4, image))
+            alone += apart["drops"]
+            joint += [together["drops"][k] for k in apart["chosen"]]
+        row = self.row(document, "interference", "imp-i", 4)
+        assert row["value"] == pytest.approx(interference(joint, alone))
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]
+
+    def test_of_a_face_alone_there_is_no_interference(
+        self, measured: tuple[list[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        records, document = measured
+        assert not [r for r in document["rows"] if r["metric"] == "interference" and r.get("faces") == 1]
+        for image in range(3):
+            drops = [
+                r["drops"]
+                for p in ("alone", "imp-i")
+                for r in records
+                if (r["perturbation"], r["faces"], r["image"]) == (p, 1, image)
+            ]
+            assert drops[0] == drops[1], "attacked alone or jointly, a single face is the same"
+
+    def test_provenance_and_summary(self, measured: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        _, document = measured
+        assert document["provenance"]["dataset"]["n_images"] == 6
+        assert document["provenance"]["dataset"]["n_faces"] == 15
+        assert document["config"]["canvas"] == 128
+        assert document["summary"]["detector"] == "pnet"
+        assert document["summary"]["c1"] == "undecided", "other cells than the poster's, and 3 images"
+        assert len(document["reported"]) == 5
+
+    def test_records_of_another_configuration_are_left_out(self, tmp_path: Path) -> None:
+        one = ipi_synthetic.Config(
+            parts=(ipi_synthetic.Part("pnet", ((1, 40),), ("random",), images=1),), canvas=96, extent=FIXED
+        )
+        two = ipi_synthetic.Config(parts=one.parts, canvas=128, extent=FIXED)
+        path = tmp_path / "both.records.jsonl"
+        ipi_synthetic.run(one, path)
+        records = ipi_synthetic.run(two, path)
+        assert len(records) == 2
+        document = read_results(ipi_synthetic.summarise(two, records, "tiny", tmp_path / "two.json"))
+        assert {r["n"] for r in document["rows"]} == {1}
+
+    def test_a_grid_that_does_not_fit_stops_before_anything_runs(self, tmp_path: Path) -> None:
+        parts = (
+            ipi_synthetic.Part("pnet", ((1, 40),), ("random",), images=1),
+            ipi_synthetic.Part("pnet", ((64, 40),), ("random",), images=1),
+        )
+        with pytest.raises(ValueError, match="more than the canvas of 96 px"):
+            ipi_synthetic.run(ipi_synthetic.Config(parts=parts, canvas=96), tmp_path / "none.records.jsonl")
+        assert not (tmp_path / "none.records.jsonl").exists()
+
+    def test_an_image_on_which_nothing_is_found(self, tmp_path: Path) -> None:
+        """The toy sees no face in a grid: nothing to attack is no success, and no cell counts."""
+        config = ipi_synthetic.Config(
+            parts=(ipi_synthetic.Part("toys:make", ((1, 40),), ("imp-i", "imp", "alone"), images=2),),
+            canvas=96,
+            face_side=8,
+            extent=FIXED,
+        )
+        records = ipi_synthetic.run(config, tmp_path / "toy.records.jsonl")
+        assert {r.get("before", "0") for r in records} == {"0"}
+        document = read_results(ipi_synthetic.summarise(config, records, "tiny", tmp_path / "toy.json"))
+        rows = [r for r in document["rows"] if r["metric"] == "asr"]
+        assert [r["value"] for r in rows] == [None, None]
+        assert {r["clean_rate"] for r in rows} == {0.0}
+
+    def test_measure_writes_where_results_go(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(
+            ipi_synthetic.PROFILES,
+            "quick",
+            lambda detector: ipi_synthetic.Config(
+                parts=(ipi_synthetic.Part(detector, ((1, 40),), ("random",), images=1),), canvas=96
+            ),
+        )
+        path = ipi_synthetic.measure("quick", "pnet")
+        assert path == elsewhere / "ipi_synthetic.json"
+        assert read_results(path)["profile"] == "quick"
+        assert (elsewhere / "ipi_synthetic.records.jsonl").read_text().count("\n") == 1
+
+    @pytest.mark.parametrize("profile", ipi_synthetic.PROFILES)
+    @pytest.mark.parametrize("detector", ["centerface", "pnet"])
+    def test_profiles_fit_their_canvas_and_have_the_posters_cells(self, profile: str, detector: str) -> None:
+        config = ipi_synthetic.config_for(profile, detector)
+        cells = {cell for part in config.parts for cell in part.cells if part.detector == detector}
+        assert cells == set(ipi_synthetic.POSTER_CELLS)
+        for part in config.parts:
+            assert set(part.perturbations) <= {*PRESETS, "alone"}
+            for cell in part.cells:
+                config.grid(*cell)
+
+    def test_unknown_profile(self) -> None:
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            ipi_synthetic.config_for("fast", "pnet")
+
+
+class TestComparisons:
+    """The verdicts' comparisons, from records made by hand."""
+
+    def groups(self, lost: dict[tuple[str, tuple[int, int]], int], images: int = 30) -> dict[Any, Any]:
+        """(perturbation, cell) -> how many of the first images lose all their faces."""
+        made = {}
+        for (perturbation, (faces, distance)), count in lost.items():
+            made["toy", perturbation, 4.0, faces, distance] = {
+                i: {"before": "1" * faces, "after": ("0" if i < count else "1") * faces} for i in range(images)
+            }
+        return made
+
+    def test_fewer_and_farther(self) -> None:
+        cells = {(1, 40): 30, (9, 40): 15, (9, 160): 20, (9, 240): 25, (64, 40): 3}
+        made = ipi_synthetic.comparisons(self.groups({("imp", c): n for c, n in cells.items()}))
+        assert [round(c.estimate.value, 3) for c in made["c1", "toy"]] == [0.5, 0.4, 0.9]
+        assert [round(c.estimate.value, 3) for c in made["c2", "toy"]] == [0.167, 0.167, 0.333]
+        assert all(c.counts for c in made["c1", "toy"])
+
+    def test_cropping_is_paired_and_changes_one_factor(self) -> None:
+        cell = (9, 40)
+        lost = {"imp": 10, "lp-w": 12, "imp-i": 20, "lp": 15, "lip-a": 30}
+        made = ipi_synthetic.comparisons(self.groups({(p, cell): n for p, n in lost.items()}))["c4", "toy"]
+        assert [c.label.split(":")[0] for c in made] == ["lp-w above imp", "lp above imp-i", "lip-a above lp"]
+        assert [round(c.estimate.value, 3) for c in made] == [0.067, -0.167, 0.5]
+
+    def test_only_images_that_both_have_are_paired(self) -> None:
+        cell = (9, 40)
+        groups = self.groups({("lp", cell): 6}, images=10) | self.groups({("lip-a", cell): 8}, images=8)
+        (comparison,) = ipi_synthetic.comparisons(groups)["c4", "toy"]
+        assert comparison.estimate.n == 8
+        assert comparison.estimate.value == pytest.approx(1 - 6 / 8)
+
+    def test_missing_cells_are_missing(self) -> None:
+        assert ipi_synthetic.comparisons(self.groups({("imp", (1, 40)): 3})) == {}
+
+    def test_the_clean_rate_is_that_of_the_worse_cell(self) -> None:
+        groups = self.groups({("imp", (1, 40)): 30, ("imp", (9, 40)): 0})
+        for record in groups["toy", "imp", 4.0, 9, 40].values():
+            record["before"] = "111111000"
+        (comparison,) = ipi_synthetic.comparisons(groups)["c1", "toy"]
+        assert comparison.clean_rate == pytest.approx(6 / 9)
+        assert not comparison.counts
+
+
+class TestAblations:
+    @pytest.fixture
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> tuple[ablations.Variant, ...]:
+        grid = Grid(faces=4, distance=16, canvas=128)
+        variant = ablations.Variant
+        ledger = (
+            variant(assumption="A2", label="LP", default=True, grid=grid, extent=FIXED),
+            variant(assumption="A3", label="LIP-A", perturbation="lip-a", grid=grid, extent=FIXED),
+            variant(assumption="A4", label="20 px", grid=grid, extent=Extent(rule="fixed", value=20)),
+            variant(assumption="A8", label="two scales", grid=grid, extent=FIXED, scales=(0.9, 1.0)),
+            variant(assumption="A10", label="fixed", default=True, grid=grid, extent=FIXED),
+        )
+        monkeypatch.setattr(ablations, "ledger", lambda: ledger)
+        monkeypatch.setattr(ablations, "config_for", lambda *_: ablations.Config(images={"pnet": 2}))
+        return ledger
+
+    def test_measures_every_variant_and_resumes(
+        self, small: tuple[ablations.Variant, ...], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = ablations.measure("quick", "pnet")
+        document = read_results(path)
+        assert {(r["assumption"], r["variant"]) for r in document["rows"]} == {(v.assumption, v.label) for v in small}
+        assert all(r["n"] == 2 for r in document["rows"])
+        asr = {r["assumption"]: r["value"] for r in document["rows"] if r["metric"] == "asr"}
+        assert asr["A2"] == asr["A10"], "the default is the default"
+        assert all(0 <= v <= 1 for v in asr.values())
+        assert {r["default"] for r in document["rows"] if r["assumption"] == "A2"} == {True}
+        lines = (elsewhere / "ablations.records.jsonl").read_text().count("\n")
+        assert lines == 4 * 2, "two variants that differ in name alone are measured once"
+
+        monkeypatch.setattr(ablations, "_attack_image", lambda *_: pytest.fail("measured again"))
+        assert read_results(ablations.measure("quick", "pnet"))["rows"] == document["rows"]
+
+    def test_a_pyramid_is_made_once_a_detector(
+        self, small: tuple[ablations.Variant, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its receptive field is measured once for each object, which costs more than the attack."""
+        made: list[ablations.Pyramid] = []
+
+        class Counted(ablations.Pyramid):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments)
+                made.append(self)
+
+        monkeypatch.setattr(ablations, "Pyramid", Counted)
+        ablations.measure("quick", "pnet")
+        assert len(made) == 1
+
+    def test_the_ledger_has_one_default_for_each_assumption(self) -> None:
+        ledger = ablations.ledger()
+        assumptions = dict.fromkeys(v.assumption for v in ledger)
+        assert list(assumptions) == [f"A{i}" for i in (*range(1, 9), 10, 11, 12, 14)]
+        for assumption in assumptions:
+            assert sum(v.default for v in ledger if v.assumption == assumption) == 1
+        assert len({(v.assumption, v.label) for v in ledger}) == len(ledger)
+        for variant in ledger:
+            assert variant.perturbation in PRESETS
+            if variant.default:
+                assert variant.extent == Extent()
+
+    def test_unknown_profile(self) -> None:
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            ablations.config_for("fast", "pnet")
+
+
+class TestReceptiveFields:
+    def test_of_the_toy(self, elsewhere: Path) -> None:
+        path = receptive_fields.measure("quick", [toys.Toy(("small", "large"))])
+        document = read_results(path)
+        assert path == elsewhere / "receptive_fields.json"
+        values = {(r["template"], r["metric"]): r["value"] for r in document["rows"]}
+        for template in ("small", "large"):
+            assert values[template, "trf"] == 13
+            sides = [values[template, f"side_{m}"] for m in (50, 75, 90, 95, 99)]
+            assert sides == sorted(sides)
+            assert values[template, "ratio"] == pytest.approx(values[template, "side_90"] / 13)
+            assert values[template, "overlap_240"] == 0
+        assert document["summary"]["trf"] == 13
+        assert document["summary"]["c3"] in ("reproduced", "partly", "not")
+
+    @pytest.mark.parametrize(
+        ("side", "pitch", "expected"), [(40, 40, 0), (40, 80, 0), (80, 40, 0.5), (100, 25, 0.75), (40, 0, 1)]
+    )
+    def test_overlap_by_hand(self, side: int, pitch: int, expected: float) -> None:
+        assert receptive_fields.overlap(side, pitch) == expected
+
+    @pytest.mark.parametrize(
+        ("r2", "side", "verdict"),
+        [
+            (0.95, 50, "reproduced"),
+            (0.9, 75, "reproduced"),
+            (0.95, 80, "partly"),
+            (0.5, 50, "partly"),
+            (0.5, 90, "not"),
+        ],
+    )
+    def test_verdict(self, r2: float, side: int, verdict: str) -> None:
+        erf = (TemplateErf("face", np.zeros((2, 2)), {0.9: side}, GaussianFit(1, 0, 0, 1, 1, r2), 8),)
+        assert receptive_fields.judge_c3(erf, {"face": 100}).verdict == verdict
+
+    def test_verdict_of_several_templates(self) -> None:
+        def template(name: str, r2: float) -> TemplateErf:
+            return TemplateErf(name, np.zeros((2, 2)), {0.9: 50}, GaussianFit(1, 0, 0, 1, 1, r2), 8)
+
+        erf = (template("a", 0.95), template("b", 0.5))
+        assert receptive_fields.judge_c3(erf, {"a": 100, "b": 100}).verdict == "partly"
+
+
+class TestPhotos:
+    def config(self, folder: Path, **fields: Any) -> photos.Config:
+        return photos.Config(images=str(folder), extent=FIXED, **fields)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Two photographs with faces of P-Net's size, and one without."""
+        folder = tmp_path / "photographs"
+        folder.mkdir()
+        for seed in range(2):
+            image = Crowd(faces=(2, 3), face_side=(40, 41), height=128, width=160).draw(seed).image
+            Image.fromarray(image[0].permute(1, 2, 0).byte().numpy()).save(folder / f"{seed}.png")
+        Image.fromarray(np.full((96, 96, 3), 99, np.uint8)).save(folder / "none.png")
+        return folder
+
+    def test_a_readers_folder(self, folder: Path, elsewhere: Path) -> None:
+        pnet = load_detector("pnet")
+        path, shown = photos.measure("quick", pnet, self.config(folder))
+        document = read_results(path)
+        assert path == elsewhere / "photos.json"
+        assert {r["perturbation"] for r in document["rows"]} == set(PRESETS)
+        assert {r["n"] for r in document["rows"] if r["metric"] == "asr"} == {2}, "one has no face"
+        values = {(r["perturbation"], r["metric"]): r["value"] for r in document["rows"]}
+        for name in PRESETS:
+            assert values[name, "l_inf"] == 4
+            assert values[name, "psnr"] > 34
+            assert 0 < values[name, "touched"] <= 1
+        assert values["imp-i", "asr"] >= values["random", "asr"]
+        assert document["summary"]["images"] == 3
+        assert document["provenance"]["dataset"]["name"] == "photographs of the reader"
+        assert len(shown) == 3 + 2 * len(PRESETS)
+        for picture in shown:
+            assert torch.equal(picture.image, picture.image.round().clamp(0, 255))
+            assert len(picture.correct) == len(picture.detections)
+            assert (picture.image - picture.scene.image).abs().max() == picture.visibility.l_inf <= 4
+        clean = next(s for s in shown if s.perturbation == "")
+        assert clean.correct.all(), "without ground truth the clean detections stand for the faces"
+
+    def test_at_most_so_many(self, folder: Path) -> None:
+        path, shown = photos.measure("quick", load_detector("pnet"), self.config(folder, count=1, epsilon=1.0))
+        assert len({s.scene.name for s in shown}) == 1
+        assert read_results(path)["provenance"]["dataset"]["n_images"] == 1
+
+    def test_generated_crowds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(photos, "ROOT", tmp_path)
+        monkeypatch.setattr(photos, "Crowd", lambda: Crowd(faces=(3, 3), face_side=(40, 41), height=128, width=160))
+        path, shown = photos.measure("quick", load_detector("pnet"), photos.Config(count=1, extent=FIXED))
+        document = read_results(path)
+        assert document["provenance"]["dataset"]["name"] == "generated crowds"
+        assert (tmp_path / "data" / "generated" / "crowds" / "WIDER_val").is_dir()
+        assert len(shown[0].scene.boxes) == 3, "the ground truth, not what was found"
+
+    def test_no_face_on_any(self, folder: Path) -> None:
+        for name in ("0.png", "1.png"):
+            (folder / name).unlink()
+        with pytest.raises(NoFaceFound, match="pnet finds no face on any of the 1 images"):
+            photos.measure("quick", load_detector("pnet"), self.config(folder))
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="is not a folder"):
+            photos.measure("quick", load_detector("pnet"), self.config(tmp_path / "none"))
+
+    def test_first_photo(self, folder: Path) -> None:
+        assert photos.first_photo(str(folder)).shape == (1, 3, 128, 160)
+
+    def test_unknown_profile(self) -> None:
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            photos.config_for("fast", "")
+
+
+def config_from(document: dict[str, Any]) -> ipi_synthetic.Config:
+    """The frozen configuration that a results file holds as JSON."""
+    fields = dict(document["config"])
+    fields["parts"] = tuple(
+        ipi_synthetic.Part(
+            part["detector"],
+            tuple(tuple(cell) for cell in part["cells"]),
+            tuple(part["perturbations"]),
+            tuple(part["epsilons"]),
+            part["images"],
+        )
+        for part in fields["parts"]
+    )
+    fields["matching"] = ipi_synthetic.Matching(**fields["matching"])
+    fields["extent"] = Extent(**fields["extent"])
+    return ipi_synthetic.Config(**fields)
+
+
+def test_a_configuration_comes_back_from_its_results_file() -> None:
+    config = ipi_synthetic.full("centerface")
+    assert config_from({"config": json.loads(json.dumps(plain(config)))}) == config
+
+
+COMMITTED = Path(__file__).resolve().parent.parent / "results" / "full"
+
+
+@pytest.mark.parametrize("experiment", ["ipi_synthetic", "ablations"])
+def test_committed_tables_follow_from_their_records(
+    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of results/full are computed again, on this machine, from the records beside them."""
+    committed = COMMITTED / f"{experiment}.json"
+    if not committed.is_file():
+        pytest.skip(f"no full run of {experiment} is committed")
+    document = read_results(committed)
+    copy = tmp_path / "records" / committed.with_suffix(".records.jsonl").name
+    copy.parent.mkdir()
+    copy.write_bytes(committed.with_suffix(".records.jsonl").read_bytes())
+    if experiment == "ipi_synthetic":
+        path = ipi_synthetic.summarise(
+            config_from(document), Records(copy, ipi_synthetic.KEY), "full", tmp_path / committed.name
+        )
+    else:
+        monkeypatch.setenv("LIPCORE_RESULTS", str(copy.parent))
+        monkeypatch.setattr(ablations, "_attack_image", lambda *_: pytest.fail("a record is missing"))
+        images = {str(name): int(n) for name, n in document["config"]["images"].items()}
+        monkeypatch.setattr(ablations, "config_for", lambda *_: ablations.Config(images=images))
+        path = ablations.measure("full", next(iter(images)))
+    again = read_results(path)
+    assert len(again["rows"]) == len(document["rows"])
+    for new, old in zip(again["rows"], document["rows"], strict=True):
+        assert new.keys() == old.keys()
+        for key, value in new.items():
+            same = value == old[key] or (isinstance(value, float) and math.isclose(value, old[key], rel_tol=1e-9))
+            assert same, f"{key} of {new}"
+
+
+def test_pnet_and_the_grids_agree_on_the_size_of_a_face() -> None:
+    assert PNet().face_side == ipi_synthetic.Config(parts=()).face_side
