@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from tqdm import tqdm
 
@@ -24,7 +25,18 @@ app.add_typer(data, name="data")
 
 Photo = Annotated[Path, typer.Argument(help="A photograph in any format that Pillow reads.")]
 DetectorName = Annotated[str, typer.Option("--detector", help=f"{', '.join(REGISTRY)}, or package.module:factory.")]
-Device = Annotated[str, typer.Option(help="As torch names devices: cpu, cuda, ...")]
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise typer.BadParameter(f"torch cannot use {device!r} on this machine ({reason}); cpu always works") from error
+    return device
+
+
+Device = Annotated[str, typer.Option(help="As torch names devices: cpu, cuda, ...", callback=_usable)]
 Threshold = Annotated[float, typer.Option(help="Probability from which a detection counts, in 0..1.", min=0, max=1)]
 
 

@@ -125,6 +125,12 @@ class TestDetect:
         refused(lipcore("detect", portrait, "--detector", "centreface"), "Did you mean 'centerface'")
         refused(lipcore("detect", portrait, "--detector", "no_module:make"), "cannot import detector")
 
+    @pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+    def test_refuses_a_device_that_is_not_here(self, crowd: Path, device: str) -> None:
+        result = lipcore("detect", crowd, "--detector", "pnet", "--device", device)
+        assert result.exit_code == 2
+        assert "cpu always works" in " ".join(result.stderr.replace("│", " ").split())
+
     def test_refuses_a_threshold_that_is_no_probability(self, portrait: Path) -> None:
         assert lipcore("detect", portrait, "--threshold", "1.5").exit_code == 2
 
