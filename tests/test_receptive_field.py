@@ -89,9 +89,9 @@ class TestTheoretical:
         closed = nn.Conv2d(4, 4, 3, padding=1)
         nn.init.constant_(closed.bias, -1e6)  # type: ignore[arg-type]
         layers = nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2), closed, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 1, 1)
+            nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(3, 2, 1), closed, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 1, 1)
         )
-        assert theoretical_sides(Stack(layers, 4)) == {"face": field([(3, 1), (2, 2), (3, 1), (2, 2)])}
+        assert theoretical_sides(Stack(layers, 4)) == {"face": field([(3, 1), (3, 2), (3, 1), (2, 2)])}
 
     def test_of_the_toy(self) -> None:
         toy = toys.Toy(("small", "large"))
