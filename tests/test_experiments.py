@@ -126,14 +126,15 @@ class TestSynthetic:
         assert len(document["reported"]) == 5
 
     def test_records_of_another_configuration_are_left_out(self, tmp_path: Path) -> None:
-        one = ipi_synthetic.Config(
-            parts=(ipi_synthetic.Part("pnet", ((1, 40),), ("random",), images=1),), canvas=96, extent=FIXED
-        )
-        two = ipi_synthetic.Config(parts=one.parts, canvas=128, extent=FIXED)
+        def config(canvas: int, images: int) -> ipi_synthetic.Config:
+            part = ipi_synthetic.Part("pnet", ((1, 40),), ("random",), images=images)
+            return ipi_synthetic.Config(parts=(part,), canvas=canvas, extent=FIXED)
+
+        one, two = config(96, 3), config(128, 1)
         path = tmp_path / "both.records.jsonl"
         ipi_synthetic.run(one, path)
         records = ipi_synthetic.run(two, path)
-        assert len(records) == 2
+        assert len(records) == 4
         document = read_results(ipi_synthetic.summarise(two, records, "tiny", tmp_path / "two.json"))
         assert {r["n"] for r in document["rows"]} == {1}
 
