@@ -38,7 +38,7 @@ from lipcore.training.widerface_train import Crops, Floats, Photo, load_photos
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides what is trained; the defaults made the shipped weights.
+    """Everything that decides what is trained; the defaults are HR-mini's recipe for two CPU cores.
 
     Attributes:
         steps: the schedule's length at most.
