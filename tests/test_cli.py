@@ -183,6 +183,12 @@ class TestAttack:
         np.testing.assert_array_equal(np.asarray(written)[..., 3], alpha)
         assert abs(np.asarray(written)[..., :3].astype(int) - upright).max() == 4
 
+    def test_what_is_printed_is_measured_on_the_file(self, tmp_path: Path, crowd: Path) -> None:
+        """With a fraction of a grey level the file, which holds whole ones, differs from the image attacked."""
+        output = tmp_path / "out.png"
+        arguments = ("--method", "imp", "--epsilon", 2.6, "--detector", "pnet")
+        assert self.check(lipcore("attack", crowd, "-o", output, *arguments), crowd, output, "pnet")["l_inf"] == 3
+
     def test_fgsm(self, tmp_path: Path, crowd: Path) -> None:
         output = tmp_path / "out.png"
         arguments = ("--method", "imp", "--update", "fgsm", "--epsilon", 2, "--detector", "pnet")
