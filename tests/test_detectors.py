@@ -112,6 +112,13 @@ class TestPNet:
         assert responses.logits.shape == (1, 7 * 13)
         assert float(responses.centres[0, 0]) == pytest.approx(20)
 
+    def test_its_logit_is_that_of_the_two_class_softmax(self, pnet: PNet) -> None:
+        scores: list[Tensor] = []
+        handle = pnet.conv4_1.register_forward_hook(lambda *call: scores.append(call[2]))
+        logits = pnet(astronaut()[:, :, :200, 100:300]).logits
+        handle.remove()
+        torch.testing.assert_close(logits.sigmoid(), scores[0].softmax(1)[:, 1].flatten(1))
+
     @pytest.mark.parametrize("side", [11.9, 0, float("nan")])
     def test_refuses_faces_below_its_window(self, side: float) -> None:
         with pytest.raises(ValueError, match="face_side"):
