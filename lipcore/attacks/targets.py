@@ -109,7 +109,9 @@ def match_targets(responses: Responses, boxes: Tensor, matching: Matching) -> li
     scores = responses.logits[0].detach().sigmoid()
     candidates = (scores >= matching.tau_target).nonzero()[:, 0]
     candidates = candidates[torch.argsort(scores[candidates], descending=True, stable=True)]
-    overlap, best = iou_matrix(responses.boxes[0, candidates], boxes).max(dim=1)
+    # In chunks: on a weak detector both the candidates and the boxes can be thousands.
+    found = [iou_matrix(responses.boxes[0, chunk], boxes).max(dim=1) for chunk in torch.split(candidates, 1024)]
+    overlap, best = (torch.cat(parts) for parts in zip(*found, strict=True))
     return [candidates[(best == i) & (overlap >= matching.iou)] for i in range(len(boxes))]
 
 
