@@ -36,6 +36,7 @@ def _usable(device: str) -> str:
     return device
 
 
+WeightsFile = Annotated[Path | None, typer.Option("--weights", help="The detector's weights, if not those registered.")]
 Device = Annotated[str, typer.Option(help="As torch names devices: cpu, cuda, ...", callback=_usable)]
 Threshold = Annotated[float, typer.Option(help="Probability from which a detection counts, in 0..1.", min=0, max=1)]
 
@@ -44,13 +45,14 @@ Threshold = Annotated[float, typer.Option(help="Probability from which a detecti
 def detect(
     photo: Photo,
     detector: DetectorName = "centerface",
+    weights_file: WeightsFile = None,
     threshold: Threshold = 0.5,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Finds the faces in PHOTO and prints boxes (x1 y1 x2 y2 in pixels of the upright photo) and probabilities."""
     with told():
-        found = load_detector(detector, device=device).detect(load_image(photo).pixels.to(device), threshold)[0]
+        found = load_detector(detector, weights_file, device).detect(load_image(photo).pixels.to(device), threshold)[0]
     boxes, scores = found.boxes.cpu().tolist(), found.scores.cpu().tolist()
     if as_json:
         faces = [{"box": [round(v, 2) for v in b], "score": round(s, 4)} for b, s in zip(boxes, scores, strict=True)]
@@ -69,6 +71,7 @@ def attack(
     epsilon: Annotated[float, typer.Option(help="Largest change of a value, in grey levels of 0..255.")] = 8.0,
     update: Annotated[str, typer.Option(help="fgsm or i-fgsm.")] = "i-fgsm",
     detector: DetectorName = "centerface",
+    weights_file: WeightsFile = None,
     threshold: Threshold = 0.5,
     seed: Annotated[int, typer.Option(help="Of the random control.")] = 0,
     device: Device = "cpu",
@@ -84,7 +87,7 @@ def attack(
             raise LipcoreError(f"{output} is the photograph itself; give another name for the result")
         original = load_image(photo)
         check_output(output, original)
-        model = load_detector(detector, device=device)
+        model = load_detector(detector, weights_file, device)
         clean = original.pixels.to(device)
         before = model.detect(clean, threshold)[0]
         with tqdm(total=rule.steps, desc=f"{method} on {len(before)} faces", unit="step", disable=None) as bar:

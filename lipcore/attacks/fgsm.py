@@ -22,7 +22,8 @@ class Update:
 
     Attributes:
         name: as results name it.
-        epsilon: radius of the L-infinity ball around the clean image, >= 0.
+        epsilon: radius of the L-infinity ball around the clean image, >= 0; a saved image is rounded to whole numbers,
+            so a fraction of it is then rounded too.
         alpha: length of a step, >= 0.
         steps: number of steps, >= 1.
     """

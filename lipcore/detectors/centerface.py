@@ -158,7 +158,7 @@ class CenterFace(Detector):
         padded = F.pad(images, (0, -width % PAD_TO, 0, -height % PAD_TO)).contiguous(memory_format=torch.channels_last)
         logits, size, offset = self.maps(padded)
         # Cells whose centre lies in the padding stand for no place of the image.
-        rows, cols = -(-height // STRIDE), -(-width // STRIDE)
+        rows, cols = (height + 1) // STRIDE, (width + 1) // STRIDE
         logits, size, offset = (m[:, :, :rows, :cols] for m in (logits, size, offset))
         y = torch.arange(rows, device=images.device, dtype=images.dtype)[:, None].expand(rows, cols)
         x = torch.arange(cols, device=images.device, dtype=images.dtype)[None, :].expand(rows, cols)

@@ -252,9 +252,18 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
     names = list(dict.fromkeys(part.detector for part in config.parts))
     detectors = [load_detector(name) for name in names]
     current = {_fingerprint(config, d) for d in detectors}
+    wanted = {
+        (load.name, perturbation, epsilon, *cell, image)
+        for part, load in ((p, detectors[names.index(p.detector)]) for p in config.parts)
+        for perturbation in part.perturbations
+        for epsilon in part.epsilons
+        for cell in part.cells
+        for image in range(part.images)
+    }
     groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
     for record in records:
-        if record["config"] in current:
+        unit = tuple(record[k] for k in ("detector", "perturbation", "epsilon", "faces", "distance", "image"))
+        if record["config"] in current and unit in wanted:
             group = tuple(record[k] for k in ("detector", "perturbation", "epsilon", "faces", "distance"))
             groups[group][record["image"]] = record
     rows = []
