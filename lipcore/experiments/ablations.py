@@ -114,7 +114,7 @@ def config_for(profile: str, detector: str) -> Config:
     Raises:
         UnknownName: no such profile.
     """
-    counts = {"quick": (1, 3), "full": (10, 30)}
+    counts = {"quick": (1, 2), "full": (10, 30)}
     if profile not in counts:
         raise UnknownName("profile", profile, counts)
     own, control = counts[profile]
