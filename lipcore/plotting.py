@@ -111,14 +111,14 @@ def ipi_table(
             }
             entry = table.setdefault(cell, start)
             value, _, interval = percent(row).partition(" ")
-            text = f"{value}<br><small>{interval}<br>n={row['n']}</small>"
+            behind = f"<small>{interval}<br>n={row['n']}</small>"
             if own:
                 entry["clean"] = f"{100 * row['clean_rate']:.0f}"
                 entry["_dim"] = row["clean_rate"] < LEAST_CLEAN
-                entry[row["perturbation"]] = text
+                entry[row["perturbation"]] = f"{value}<br>{behind}"
             else:
                 before = entry.get(row["perturbation"], "–")
-                entry[row["perturbation"]] = f"{before}<br><small>quick: {percent(row)} n={row['n']}</small>"
+                entry[row["perturbation"]] = f"{before}<br><small>quick {value}</small><br>{behind}"
 
     fill(rows, own=True)
     if quick is not None:

@@ -103,14 +103,14 @@ class Config:
 def quick(detector: str) -> Config:
     """For a laptop: few images, since a step on this canvas costs 0.3 s on one core with CenterFace."""
     parts = [
-        Part(detector, POSTER_CELLS[:1], (*JOINT, *SEPARATE), images=2),
+        Part(detector, POSTER_CELLS[:1], (*JOINT, *SEPARATE), images=1),
         Part(detector, POSTER_CELLS[1:], JOINT, images=1),
-        Part(detector, POSTER_CELLS[1:2], (*SEPARATE, "alone"), images=1),
+        Part(detector, POSTER_CELLS[1:2], ("lip-a", "alone"), images=1),
     ]
     if detector != "pnet":
         parts += [
-            Part("pnet", POSTER_CELLS, JOINT, images=3),
-            Part("pnet", POSTER_CELLS[:2], (*SEPARATE, "alone"), images=2),
+            Part("pnet", POSTER_CELLS, JOINT, images=1),
+            Part("pnet", POSTER_CELLS[:2], (*SEPARATE, "alone"), images=1),
         ]
     return Config(parts=tuple(parts))
 
