@@ -1,4 +1,4 @@
-"""Verdicts on the paper's claims, by rules written before anything was run.
+"""Verdicts on the paper's claims, by rules written before the studies were run (C3 has its own, see there).
 
 A verdict rests on comparisons: differences that the claim says are positive. A comparison counts when it rests on at
 least 6 images and the detector finds at least 80 % of the faces on the clean images.

@@ -15,8 +15,9 @@ from lipcore.verdicts import Verdict
 
 EXPERIMENT = "receptive_fields"
 DISTANCES = (0, 40, 80, 120, 160, 200, 240)
-#: The rule for C3, written before the measurement: a Gaussian explains the gradient when R^2 is at least 0.9, and the
-#: ERF is a fraction of the TRF when the square with 90 % of the mass has at most three quarters of the TRF's side.
+#: The rule for C3, written after pilot fits of CenterFace and P-Net had been seen: a Gaussian explains the gradient when
+#: R^2 is at least 0.9, and the ERF is a fraction of the TRF when the square with 90 % of the mass has at most three
+#: quarters of the TRF's side.
 LEAST_R2 = 0.9
 LARGEST_FRACTION = 0.75
 
