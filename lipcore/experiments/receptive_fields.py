@@ -15,7 +15,7 @@ from lipcore.verdicts import Verdict
 
 EXPERIMENT = "receptive_fields"
 DISTANCES = (0, 40, 80, 120, 160, 200, 240)
-#: The rule for C3, written after pilot fits of CenterFace and P-Net had been seen: a Gaussian explains the gradient when
+#: The rule for C3, set after pilot fits of CenterFace and P-Net had been seen: a Gaussian explains the gradient when
 #: R^2 is at least 0.9, and the ERF is a fraction of the TRF when the square with 90 % of the mass has at most three
 #: quarters of the TRF's side.
 LEAST_R2 = 0.9
