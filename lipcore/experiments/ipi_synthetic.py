@@ -116,7 +116,7 @@ def quick(detector: str) -> Config:
 
 
 def full(detector: str) -> Config:
-    """The poster's cells first, then smaller epsilons: about 75 min on one core with CenterFace, 10 with P-Net."""
+    """The poster's cells first, then smaller epsilons: hours on a laptop with CenterFace; P-Net is far cheaper."""
     parts: list[Part] = []
     for name, images in ((detector, 6), ("pnet", 30)):
         parts += [
@@ -248,12 +248,12 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         path: of the results file; ``results/<profile>/ipi_synthetic.json`` by default.
         seed: of the bootstrap.
     """
-    names = list(dict.fromkeys(part.detector for part in config.parts))
-    detectors = [load_detector(name) for name in names]
+    loaded = {name: load_detector(name) for name in dict.fromkeys(part.detector for part in config.parts)}
+    detectors = list(loaded.values())
     current = {_fingerprint(config, d) for d in detectors}
     wanted = {
-        (load.name, perturbation, epsilon, *cell, image)
-        for part, load in ((p, detectors[names.index(p.detector)]) for p in config.parts)
+        (loaded[part.detector].name, perturbation, epsilon, *cell, image)
+        for part in config.parts
         for perturbation in part.perturbations
         for epsilon in part.epsilons
         for cell in part.cells
@@ -263,8 +263,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
     for record in records:
         unit = tuple(record[k] for k in ("detector", "perturbation", "epsilon", "faces", "distance", "image"))
         if record["config"] in current and unit in wanted:
-            group = tuple(record[k] for k in ("detector", "perturbation", "epsilon", "faces", "distance"))
-            groups[group][record["image"]] = record
+            groups[unit[:-1]][unit[-1]] = record
     rows = []
     for (detector, perturbation, epsilon, faces, distance), images in groups.items():
         if perturbation == "alone":
