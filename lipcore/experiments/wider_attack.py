@@ -1,0 +1,132 @@
+"""The main table: WIDER FACE and FDDB under every perturbation (C5, C7).
+
+::
+
+    python -m lipcore.experiments.wider_attack --dataset wider --detector centerface --estimate
+    python -m lipcore.experiments.wider_attack --dataset wider --detector centerface --jobs 2 --threads 1
+
+The real images come from LIPCORE_DATA or ``--data``; the ``quick`` profile runs on generated crowds instead, in the
+layout of WIDER FACE, through the same loader and the same evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lipcore.attacks.perturbation import PRESETS
+from lipcore.datasets.fddb import load_fddb
+from lipcore.datasets.locations import find_dataset
+from lipcore.datasets.synthetic import Crowd
+from lipcore.datasets.wider import load_wider, write_wider
+from lipcore.errors import LipcoreError, UnknownName
+from lipcore.experiments.attack_runs import NONE, Item, Part, Settings, Workers, minutes, run
+from lipcore.paths import ROOT
+from lipcore.results import results_path
+
+#: name -> experiment, as its results are called.
+DATASETS = {"wider": "wider_attack", "fddb": "fddb_attack", "crowds": "wider_attack"}
+#: In the order in which an image gets them.
+PERTURBATIONS = (NONE, "random", "imp", "lp-w", "imp-i", "lp", "lip-a", "lip-h")
+#: Faces on generated crowds are small and few, and the image too, so that a laptop does them in a minute.
+CROWD = Crowd(height=320, width=416, faces=(3, 8), face_side=(28, 72))
+
+
+def full(perturbations: tuple[str, ...] = PERTURBATIONS) -> tuple[Part, ...]:
+    """Everything at epsilon 8 first, then other strengths on the first third of the images."""
+    third = 1 / 3
+    return (
+        Part("i-fgsm", 8.0, perturbations),
+        Part("fgsm", 8.0, perturbations),
+        *(Part(update, e, perturbations, third) for e in (4.0, 2.0, 16.0) for update in ("i-fgsm", "fgsm")),
+    )
+
+
+def quick(perturbations: tuple[str, ...] = PERTURBATIONS) -> tuple[Part, ...]:
+    """For a laptop: one strength, since an attack on a crowd takes a second or two with CenterFace."""
+    return (Part("i-fgsm", 4.0, perturbations),)
+
+
+PROFILES = {"quick": quick, "full": full}
+QUICK_CROWDS = 4
+
+
+def parts_of(profile: str, perturbations: tuple[str, ...] = PERTURBATIONS) -> tuple[Part, ...]:
+    """The parts of a profile.
+
+    Raises:
+        UnknownName: no such profile or perturbation; the message lists those there are.
+    """
+    if profile not in PROFILES:
+        raise UnknownName("profile", profile, PROFILES)
+    for name in perturbations:
+        if name not in (NONE, *PRESETS):
+            raise UnknownName("perturbation", name, (NONE, *PRESETS))
+    return PROFILES[profile](perturbations)
+
+
+def load_items(dataset: str, given: Path | None = None) -> dict[str, Item]:
+    """The images of a dataset by name: ``event/name`` in the layout of WIDER FACE.
+
+    Args:
+        dataset: one of :data:`DATASETS`.
+        given: its folder; by default where LIPCORE_DATA says.
+
+    Raises:
+        UnknownName: no such dataset.
+        DataError: it is not at hand; the message says how to get it.
+    """
+    if dataset not in DATASETS:
+        raise UnknownName("dataset", dataset, DATASETS)
+    if dataset == "fddb":
+        return {image.name: image for image in load_fddb(find_dataset("fddb", given))}
+    if dataset == "crowds":
+        root = given or ROOT / "data" / "generated" / "attacked_crowds"
+        found = write_wider(root, "val", (CROWD.draw(seed) for seed in range(QUICK_CROWDS)))
+    else:
+        found = load_wider(find_dataset("widerface", given))
+    return {"/".join(image.key): image for image in found}
+
+
+def records_path(dataset: str, profile: str) -> Path:
+    """Where the records of a dataset are."""
+    return results_path(DATASETS[dataset], profile).with_suffix(".records.jsonl")
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(description="Attacks a benchmark's images, as far as they are not attacked yet.")
+    parser.add_argument("--dataset", default="wider", help=f"one of {', '.join(DATASETS)}")
+    parser.add_argument("--data", type=Path, help="the dataset's folder; by default where LIPCORE_DATA says")
+    parser.add_argument("--detector", default="centerface")
+    parser.add_argument("--weights", type=Path, help="the detector's weights, if not those registered")
+    parser.add_argument("--profile", default="full", help=f"one of {', '.join(PROFILES)}")
+    parser.add_argument("--perturbations", nargs="+", default=PERTURBATIONS, help="only these")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--threads", type=int, default=0, help="of torch, in each process")
+    parser.add_argument("--estimate", action="store_true", help="only say what each part will take")
+    given: dict[str, Any] = vars(parser.parse_args())
+    try:
+        _main(**given)
+    except LipcoreError as error:
+        raise SystemExit(f"wider_attack: {error}") from error
+
+
+def _main(
+    dataset: str, data: Path | None, profile: str, perturbations: list[str], estimate: bool, **workers: Any
+) -> None:
+    parts = parts_of(profile, tuple(perturbations))
+    items = load_items(dataset, data)
+    path = records_path(dataset, profile)
+    who = Workers(**workers)
+    if estimate:
+        for part, missing, time in minutes(Settings(), items, parts, path, who):
+            print(f"{part.update}, epsilon {part.epsilon:g}: {missing} attacks, about {time / who.jobs:.0f} minutes")
+        return
+    run(Settings(), items, parts, path, who)
+
+
+if __name__ == "__main__":
+    main()
