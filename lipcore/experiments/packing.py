@@ -48,4 +48,5 @@ def unpack(text: str) -> Floats:
     except (ValueError, zlib.error) as error:
         raise DataError(f"{text[:20]!r}... does not hold detections: {error}") from error
     integers = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<i4")[..., 0]
-    return integers.T * np.array([PIXEL] * 4 + [LOGIT])
+    values: Floats = integers.T * np.array([PIXEL] * 4 + [LOGIT])
+    return values
