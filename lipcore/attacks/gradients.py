@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lipcore.attacks.rules import UnsupportedOperation
 from lipcore.attacks.targets import Support
+from lipcore.attacks.windowed import Graph
 from lipcore.detectors.base import Detector
 
 
@@ -37,9 +40,10 @@ def joint_gradient(detector: Detector, image: Tensor, targets: Tensor | None = N
 
 @torch.enable_grad()
 def cropped_sum(detector: Detector, image: Tensor, targets: Sequence[Tensor], supports: Sequence[Support]) -> Tensor:
-    """LIP's direction R = sum_i C_ei * grad L_mi, as the poster writes it.
+    """LIP's direction R = sum_i C_ei * grad L_mi: one forward pass, and backward passes over windows.
 
-    One forward pass, and one backward pass for each instance.
+    The windows give what :func:`cropped_sum_naive` gives (see :mod:`lipcore.attacks.windowed`). A detector with an
+    operation they do not support gets the naive loop, and a warning that says which operation it is.
 
     Args:
         detector: the detector under attack.
@@ -52,6 +56,28 @@ def cropped_sum(detector: Detector, image: Tensor, targets: Sequence[Tensor], su
     """
     image = image.detach().requires_grad_()
     logits = detector(image).logits[0]
+    try:
+        graph = Graph(logits, image)
+    except UnsupportedOperation as error:
+        warnings.warn(f"{detector.name}: {error}. LIP takes one backward pass per instance", stacklevel=2)
+        return _looped(logits, image, targets, supports)
+    with torch.no_grad():
+        return graph.cropped_sum(targets, supports)
+
+
+@torch.enable_grad()
+def cropped_sum_naive(
+    detector: Detector, image: Tensor, targets: Sequence[Tensor], supports: Sequence[Support]
+) -> Tensor:
+    """LIP's direction as the poster writes it: one whole backward pass for each instance.
+
+    Arguments and result are those of :func:`cropped_sum`.
+    """
+    image = image.detach().requires_grad_()
+    return _looped(detector(image).logits[0], image, targets, supports)
+
+
+def _looped(logits: Tensor, image: Tensor, targets: Sequence[Tensor], supports: Sequence[Support]) -> Tensor:
     direction = torch.zeros_like(image)
     for own, support in zip(targets, supports, strict=True):
         (gradient,) = torch.autograd.grad(loss(logits[own]), image, retain_graph=True)

@@ -1,0 +1,137 @@
+"""Rectangles of a map, one for each instance, and gradients on them: what a backward pass over windows is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ints = NDArray[np.int64]
+#: Stands for "nothing yet" in a box: a union with it changes nothing.
+FAR = 1 << 40
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """For each of n instances a rectangle of a map: rows and columns from ``lo`` up to, not including, ``hi``.
+
+    Attributes:
+        lo, hi: (n, 2) y, x; empty where ``hi <= lo``.
+    """
+
+    lo: Ints
+    hi: Ints
+
+    @classmethod
+    def none(cls, count: int) -> Boxes:
+        """Empty rectangles."""
+        return cls(np.full((count, 2), FAR), np.full((count, 2), -FAR))
+
+    def __or__(self, other: Boxes) -> Boxes:
+        return Boxes(np.minimum(self.lo, other.lo), np.maximum(self.hi, other.hi))
+
+    def __and__(self, other: Boxes) -> Boxes:
+        return Boxes(np.maximum(self.lo, other.lo), np.minimum(self.hi, other.hi))
+
+    def clip(self, size: Sequence[int]) -> Boxes:
+        """Only what lies on a map of that height and width."""
+        return Boxes(self.lo.clip(0), np.minimum(self.hi, np.asarray(size)))
+
+    @property
+    def filled(self) -> NDArray[np.bool_]:
+        """(n,) which are not empty."""
+        return np.asarray((self.hi > self.lo).all(axis=1))
+
+    def cleaned(self) -> Boxes:
+        """Those that are empty in one direction are empty in both."""
+        filled = self.filled[:, None]
+        return Boxes(np.where(filled, self.lo, FAR), np.where(filled, self.hi, -FAR))
+
+
+@dataclass
+class Windows:
+    """Gradients of n instances on windows of one map.
+
+    Attributes:
+        values: (n, C, h, w).
+        origin: (n, 2) y, x of each window's first place; a window may hang over the map's border.
+        clean: places outside the map hold zeros.
+    """
+
+    values: Tensor
+    origin: Ints
+    clean: bool
+
+    @property
+    def size(self) -> Ints:
+        """(2,) height and width."""
+        return np.asarray(self.values.shape[-2:])
+
+    def trimmed(self, keep: Boxes) -> Windows:
+        """Without the rows and columns that no instance needs to ``keep``."""
+        first, last = self._margins(keep)
+        (top, left), (height, width) = first, self.size - last
+        return Windows(self.values[..., top:height, left:width], self.origin + first, self.clean)
+
+    def _margins(self, keep: Boxes) -> tuple[Ints, Ints]:
+        return margins(self.origin, self.size, keep)
+
+    def placed(self, origin: Ints, size: Ints) -> Tensor:
+        """The values on other windows of the same map; zero where there were none."""
+        shift = self.origin - origin
+        height, width = (int(s) for s in size)
+        if (shift == shift[0]).all():
+            (top, left), (h, w) = (int(s) for s in shift[0]), self.values.shape[-2:]
+            if (top, left, h, w) == (0, 0, height, width):
+                return self.values
+            return F.pad(self.values, (left, width - left - w, top, height - top - h))
+        out = zeros_like_map(self.values, len(self.values), height, width)
+        for i in range(len(out)):
+            inside, mine = overlap(origin[i], (height, width), self.origin[i], self.values.shape[-2:])
+            out[i][:, *inside] = self.values[i][:, *mine]
+        return out
+
+    def wipe(self, size: Sequence[int]) -> None:
+        """Zeros where a window hangs over the border of a map of that ``size``."""
+        if self.clean:
+            return
+        hangs = ((self.origin < 0) | (self.origin + self.size > np.asarray(size))).any(axis=1)
+        for i in np.flatnonzero(hangs):
+            (rows, cols), _ = overlap(self.origin[i], self.values.shape[-2:], np.zeros(2, np.int64), size)
+            kept = self.values[i, :, rows, cols].clone()
+            self.values[i] = 0
+            self.values[i, :, rows, cols] = kept
+        self.clean = True
+
+
+def margins(origin: Ints, size: Ints, keep: Boxes) -> tuple[Ints, Ints]:
+    """How many first and last rows and columns, (2,) each, no instance needs; at least one of each is left."""
+    filled = keep.filled
+    if not filled.any():
+        return np.zeros(2, np.int64), size - 1
+    first = (keep.lo - origin)[filled].min(axis=0).clip(0)
+    last = (origin + size - keep.hi)[filled].min(axis=0).clip(0)
+    return first, last
+
+
+def overlap(origin: Ints, size: Any, other: Ints, extent: Any) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where two windows of one map meet, as rows and columns of the one and of the other."""
+    lo = np.maximum(origin, other)
+    hi = np.maximum(np.minimum(origin + np.asarray(size), other + np.asarray(extent)), lo)
+    own, theirs = (
+        (slice(int(a[0]), int(b[0])), slice(int(a[1]), int(b[1])))
+        for a, b in ((lo - origin, hi - origin), (lo - other, hi - other))
+    )
+    return own, theirs
+
+
+def zeros_like_map(values: Tensor, count: int, height: int, width: int) -> Tensor:
+    """Zeros (count, C, height, width) in the device, dtype and memory order of ``values``."""
+    shape = (count, values.shape[1], height, width)
+    return torch.zeros(shape, dtype=values.dtype, device=values.device).contiguous(memory_format=torch.channels_last)
