@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +23,6 @@ from lipcore.experiments import wider_attack
 from lipcore.experiments.attack_runs import (
     KEY,
     NONE,
-    Item,
     Part,
     Settings,
     Workers,
@@ -33,9 +32,11 @@ from lipcore.experiments.attack_runs import (
     run,
     tasks,
 )
-from lipcore.experiments.packing import pack, unpack
+from lipcore.experiments.benchmark import CROWD, CROWDS, Item, fit, load_items
+from lipcore.experiments.packing import pack, rounded, unpack
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
+from lipcore.metrics.wider import iou_plus_one
 from lipcore.receptive_field import Extent, erf_of
 
 
@@ -43,12 +44,29 @@ from lipcore.receptive_field import Extent, erf_of
 class Picture:
     """An image with bright squares, which stand for faces."""
 
+    one_to_one: ClassVar[bool] = False
     seed: int
     faces: int = 2
 
     @property
+    def name(self) -> str:
+        return f"event/{self.seed}"
+
+    @property
     def path(self) -> Path:
         return Path(__file__)
+
+    @property
+    def heights(self) -> NDArray[np.float64]:
+        return np.full(self.faces, 16.0)
+
+    @property
+    def kept(self) -> dict[str, NDArray[np.bool_]]:
+        return {"hard": np.ones(self.faces, dtype=np.bool_), "easy": np.arange(self.faces) > 0}
+
+    def overlaps(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        squares = [[x, y, x + 16, y + 16] for x, y in toys.FAR[: self.faces]]
+        return iou_plus_one(boxes, np.array(squares, dtype=np.float64))
 
     def read(self) -> NDArray[np.uint8]:
         image = toys.bright(toys.FAR[: self.faces], seed=self.seed)
@@ -70,25 +88,45 @@ def without_seconds(records: Records) -> list[dict[str, Any]]:
 
 class TestPacking:
     def test_there_and_back(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        boxes = torch.rand(300, 4, generator=generator) * 5000 - 100
-        logits = (torch.randn(300, generator=generator) * 9).sort(descending=True).values
-        got = unpack(pack(boxes, logits))
-        assert got.shape == (300, 5)
-        assert np.abs(got[:, :4] - boxes.numpy()).max() <= 0.0501
-        assert np.abs(got[:, 4] - logits.numpy()).max() <= 0.000501
-        assert pack(torch.from_numpy(got[:, :4]), torch.from_numpy(got[:, 4])) == pack(boxes, logits)
+        generator = np.random.default_rng(0)
+        table = np.column_stack(
+            (generator.random((300, 4)) * 5000 - 100, generator.normal(size=300) * 9, generator.integers(-1, 700, 300))
+        )
+        got = unpack(pack(table))
+        assert got.shape == (300, 6)
+        assert np.abs(got[:, :4] - table[:, :4]).max() <= 0.0501
+        assert np.abs(got[:, 4] - table[:, 4]).max() <= 0.000501
+        assert (got[:, 5] == table[:, 5]).all()
+        assert pack(got) == pack(table)
+        assert (rounded(table) == got).all()
+        assert (rounded(table[:, :5]) == got[:, :5]).all()
 
     def test_one_and_none(self) -> None:
-        assert unpack(pack(torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([-1.5]))).tolist() == [[1, 2, 3, 4, -1.5]]
-        assert pack(torch.empty(0, 4), torch.empty(0)) == ""
-        assert unpack("").shape == (0, 5)
+        assert unpack(pack([[1.0, 2, 3, 4, -1.5, -1]])).tolist() == [[1, 2, 3, 4, -1.5, -1]]
+        assert pack(np.zeros((0, 6))) == ""
+        assert unpack("").shape == (0, 6)
 
     def test_a_damaged_string_is_told(self) -> None:
-        text = pack(torch.rand(9, 4), torch.rand(9))
+        text = pack(np.ones((9, 6)))
         for damaged in (text[:-6], "not it", "é"):
             with pytest.raises(DataError, match="does not hold detections"):
                 unpack(damaged)
+
+
+class TestFit:
+    def test_by_hand(self) -> None:
+        # Two faces at (4, 4) and (44, 4), 16 px; boxes of inclusive pixels 17 x 17.
+        found = np.array(
+            [[4.0, 4, 20, 20, 3.0], [5, 4, 21, 20, 2], [44, 4, 60, 20, -1], [0, 40, 10, 50, 5], [4, 4, 20, 12, 9]]
+        )
+        fitted = fit(Picture(0), found)
+        assert fitted.best.tolist() == [0, 0, 1, -1, 0], "9 of 17 rows: IoU 9/17"
+        assert fitted.faces == [9.0, -1.0]
+        assert fitted.overlaps == [(0, 0, 1.0), (1, 0, 0.8889), (2, 1, 1.0), (4, 0, 0.5294)]
+
+    def test_nothing_to_fit(self) -> None:
+        assert fit(Picture(0), np.zeros((0, 5))).faces == [None, None]
+        assert fit(Picture(0, faces=0), np.ones((3, 5))).best.tolist() == [-1] * 3
 
 
 class TestOrder:
@@ -134,6 +172,14 @@ class TestRecord:
             assert np.abs(1 / (1 + np.exp(-got[:, 4])) - found.scores.numpy()).max() < 0.001
             assert records[name]["mean_change"] == pytest.approx(float((attacked - image).abs().mean()), abs=1e-4)
         assert records["imp"]["instances"] == 2
+        assert records[NONE]["truth"] == {
+            "heights": [16.0, 16.0],
+            "kept": {"hard": "11", "easy": "01"},
+            "file": records[NONE]["truth"]["file"],
+        }
+        assert records[NONE]["size"] == [64, 64]
+        assert all(v is not None and v > 0 for v in records[NONE]["faces"])
+        assert "truth" not in records["imp"]
         assert (records[NONE]["update"], records[NONE]["epsilon"], records[NONE]["psnr"]) == (NONE, 0.0, None)
         assert records["random"]["psnr"] > 28
 
@@ -225,11 +271,11 @@ def test_unknown_names_are_told() -> None:
     with pytest.raises(UnknownName, match="lip-a"):
         wider_attack.parts_of("full", ("lip",))
     with pytest.raises(UnknownName, match="wider"):
-        wider_attack.load_items("widr")
+        load_items("widr")
 
 
 def test_crowds_are_read_as_wider_face_is(tmp_path: Path) -> None:
-    items = wider_attack.load_items("crowds", tmp_path)
-    assert len(items) == wider_attack.QUICK_CROWDS
+    items = load_items("crowds", tmp_path)
+    assert len(items) == CROWDS
     assert all(name.startswith("0--Crowd/crowd-") for name in items)
-    assert next(iter(items.values())).read().shape == (wider_attack.CROWD.height, wider_attack.CROWD.width, 3)
+    assert next(iter(items.values())).read().shape == (CROWD.height, CROWD.width, 3)

@@ -14,11 +14,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,7 +25,8 @@ from lipcore.attacks.fgsm import Attack, update_rule
 from lipcore.attacks.perturbation import preset
 from lipcore.attacks.targets import Instance, Matching, find_instances
 from lipcore.detectors import Detector, Responses, load_detector
-from lipcore.experiments.packing import pack
+from lipcore.experiments.benchmark import Item, fit, truth
+from lipcore.experiments.packing import pack, rounded
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
 from lipcore.metrics.success import visibility
@@ -36,17 +36,6 @@ from lipcore.results import Stopwatch, digest
 KEY = ("config", "detector", "image", "perturbation", "update", "epsilon")
 #: The clean image among the perturbations.
 NONE = "none"
-
-
-class Item(Protocol):
-    """An image of a benchmark."""
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-
-    def read(self) -> NDArray[np.uint8]:
-        """The pixels (H, W, 3), RGB in 0..255."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +153,9 @@ def attack_image(settings: Settings, detector: Detector, erf: Erf, task: Task) -
         yield {
             **unit(task.name, attack),
             "instances": len(instances),
-            "detections": detections(settings, detector, responses),
+            **detections(settings, detector, responses, task.item),
             **distances(image, attacked),
+            **({"size": list(image.shape[2:]), "truth": truth(task.item)} if attack[0] == NONE else {}),
             "seconds": round(watch.seconds, 2),
         }
 
@@ -186,11 +176,17 @@ def perturbed(
     return quantise(made(detector, image, instances=instances, erf=erf).image)
 
 
-def detections(settings: Settings, detector: Detector, responses: Responses) -> str:
-    """The detections of one image, packed."""
+def detections(settings: Settings, detector: Detector, responses: Responses, item: Item) -> dict[str, Any]:
+    """The detections of one image, packed, each with the face it fits; and for each face the best logit that fits it.
+
+    Where a benchmark matches detections one to one (FDDB), also every pair that overlaps.
+    """
     found = detector.select(responses, settings.least)[0]
     logits = responses.logits[0][found.responses]
-    return pack(found.boxes[: settings.most], logits[: settings.most])
+    table = rounded(torch.cat((found.boxes, logits[:, None]), dim=1)[: settings.most].detach().cpu().numpy())
+    fitted = fit(item, table)
+    record = {"detections": pack(np.column_stack((table, fitted.best))), "faces": fitted.faces}
+    return record | ({"overlaps": fitted.overlaps} if item.one_to_one else {})
 
 
 def distances(image: Tensor, attacked: Tensor) -> dict[str, float | None]:

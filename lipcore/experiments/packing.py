@@ -9,44 +9,52 @@ import base64
 import zlib
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
 
 from lipcore.errors import DataError
 
 Floats = NDArray[np.float64]
 
-PIXEL, LOGIT = 0.1, 0.001
+#: Of what the columns are multiples: x1, y1, x2, y2 in pixels, the logit, the number of the face matched.
+UNITS: Floats = np.array([0.1, 0.1, 0.1, 0.1, 0.001, 1.0])
 
 
-def pack(boxes: Tensor, logits: Tensor) -> str:
+def rounded(table: ArrayLike) -> Floats:
+    """``table`` (K, 6), or less of its columns, as it comes back from :func:`unpack`."""
+    values = np.asarray(table, dtype=np.float64)
+    result: Floats = np.rint(values / UNITS[: values.shape[1]]) * UNITS[: values.shape[1]]
+    return result
+
+
+def pack(table: ArrayLike) -> str:
     """Detections as a string.
 
     The rounded numbers are 32-bit integers, ordered column by column and byte by byte (the high bytes are nearly all
     alike), compressed, and written in base 85.
 
     Args:
-        boxes: (K, 4) xyxy in pixels.
-        logits: (K,), best first.
+        table: (K, 6), in the columns of :data:`UNITS`.
     """
-    columns = torch.cat((boxes / PIXEL, logits[:, None] / LOGIT), dim=1).detach().cpu().double().round()
-    planes = columns.numpy().astype("<i4").T.copy().view(np.uint8).reshape(5, -1, 4).transpose(0, 2, 1)
-    return base64.b85encode(zlib.compress(planes.tobytes(), 9)).decode("ascii") if len(boxes) else ""
+    values = np.asarray(table, dtype=np.float64)
+    if not len(values):
+        return ""
+    integers = np.rint(values / UNITS).astype("<i4").T.copy()
+    planes = integers.view(np.uint8).reshape(len(UNITS), -1, 4).transpose(0, 2, 1)
+    return base64.b85encode(zlib.compress(planes.tobytes(), 9)).decode("ascii")
 
 
 def unpack(text: str) -> Floats:
-    """The detections (K, 5) that :func:`pack` wrote: xyxy in pixels and the logit, best first.
+    """The detections (K, 6) that :func:`pack` wrote.
 
     Raises:
         DataError: the string is no such thing.
     """
     if not text:
-        return np.zeros((0, 5))
+        return np.zeros((0, len(UNITS)))
     try:
-        planes = np.frombuffer(zlib.decompress(base64.b85decode(text)), dtype=np.uint8).reshape(5, 4, -1)
+        planes = np.frombuffer(zlib.decompress(base64.b85decode(text)), dtype=np.uint8).reshape(len(UNITS), 4, -1)
     except (ValueError, zlib.error) as error:
         raise DataError(f"{text[:20]!r}... does not hold detections: {error}") from error
     integers = np.ascontiguousarray(planes.transpose(0, 2, 1)).view("<i4")[..., 0]
-    values: Floats = integers.T * np.array([PIXEL] * 4 + [LOGIT])
-    return values
+    table: Floats = integers.T * UNITS
+    return table

@@ -16,21 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from lipcore.attacks.perturbation import PRESETS
-from lipcore.datasets.fddb import load_fddb
-from lipcore.datasets.locations import find_dataset
-from lipcore.datasets.synthetic import Crowd
-from lipcore.datasets.wider import load_wider, write_wider
 from lipcore.errors import LipcoreError, UnknownName
-from lipcore.experiments.attack_runs import NONE, Item, Part, Settings, Workers, minutes, run
-from lipcore.paths import ROOT
+from lipcore.experiments.attack_runs import NONE, Part, Settings, Workers, minutes, run
+from lipcore.experiments.benchmark import DATASETS, load_items
 from lipcore.results import results_path
 
-#: name -> experiment, as its results are called.
-DATASETS = {"wider": "wider_attack", "fddb": "fddb_attack", "crowds": "wider_attack"}
 #: In the order in which an image gets them.
 PERTURBATIONS = (NONE, "random", "imp", "lp-w", "imp-i", "lp", "lip-a", "lip-h")
-#: Faces on generated crowds are small and few, and the image too, so that a laptop does them in a minute.
-CROWD = Crowd(height=320, width=416, faces=(3, 8), face_side=(28, 72))
 
 
 def full(perturbations: tuple[str, ...] = PERTURBATIONS) -> tuple[Part, ...]:
@@ -49,7 +41,6 @@ def quick(perturbations: tuple[str, ...] = PERTURBATIONS) -> tuple[Part, ...]:
 
 
 PROFILES = {"quick": quick, "full": full}
-QUICK_CROWDS = 4
 
 
 def parts_of(profile: str, perturbations: tuple[str, ...] = PERTURBATIONS) -> tuple[Part, ...]:
@@ -64,29 +55,6 @@ def parts_of(profile: str, perturbations: tuple[str, ...] = PERTURBATIONS) -> tu
         if name not in (NONE, *PRESETS):
             raise UnknownName("perturbation", name, (NONE, *PRESETS))
     return PROFILES[profile](perturbations)
-
-
-def load_items(dataset: str, given: Path | None = None) -> dict[str, Item]:
-    """The images of a dataset by name: ``event/name`` in the layout of WIDER FACE.
-
-    Args:
-        dataset: one of :data:`DATASETS`.
-        given: its folder; by default where LIPCORE_DATA says.
-
-    Raises:
-        UnknownName: no such dataset.
-        DataError: it is not at hand; the message says how to get it.
-    """
-    if dataset not in DATASETS:
-        raise UnknownName("dataset", dataset, DATASETS)
-    if dataset == "fddb":
-        return {image.name: image for image in load_fddb(find_dataset("fddb", given))}
-    if dataset == "crowds":
-        root = given or ROOT / "data" / "generated" / "attacked_crowds"
-        found = write_wider(root, "val", (CROWD.draw(seed) for seed in range(QUICK_CROWDS)))
-    else:
-        found = load_wider(find_dataset("widerface", given))
-    return {"/".join(image.key): image for image in found}
 
 
 def records_path(dataset: str, profile: str) -> Path:
