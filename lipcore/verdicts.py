@@ -1,7 +1,7 @@
 """Verdicts on the paper's claims, by rules written before the studies were run (C3 has its own, see there).
 
 A verdict rests on comparisons: differences that the claim says are positive. A comparison counts when it rests on at
-least 6 images and the detector finds at least 80 % of the faces on the clean images.
+least 6 images, the detector finds at least 80 % of the faces on the clean images, and the two had room to differ.
 
 * reproduced: every comparison is positive and its interval excludes 0;
 * partly: some are, and none is negative with an interval that excludes 0;
@@ -28,16 +28,18 @@ class Comparison:
         label: what is compared with what.
         estimate: the difference.
         clean_rate: the lowest share of faces found on the clean images, in [0, 1].
+        room: False where both are at the same end of what can be measured, such as two attacks that leave no face.
     """
 
     label: str
     estimate: Estimate
     clean_rate: float = 1.0
+    room: bool = True
 
     @property
     def counts(self) -> bool:
-        """Whether it rests on enough images and enough faces found."""
-        return self.estimate.n >= LEAST_IMAGES and self.clean_rate >= LEAST_CLEAN
+        """Whether it rests on enough images and enough faces found, and the two could differ."""
+        return self.room and self.estimate.n >= LEAST_IMAGES and self.clean_rate >= LEAST_CLEAN
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict:
     """The verdict on a claim from its comparisons, by the rules above."""
     counted = [c for c in comparisons if c.counts]
     if not counted:
-        return Verdict("undecided", f"none of {len(comparisons)} comparisons rests on enough images and faces found")
+        return Verdict(
+            "undecided",
+            f"none of {len(comparisons)} comparisons rests on enough images and faces found, with room to differ",
+        )
     signs = [c.estimate.excludes_zero() for c in counted]
     up, down = signs.count(1), signs.count(-1)
     reason = f"{up} of {len(counted)} comparisons as claimed, {signs.count(0)} open, {down} reversed"

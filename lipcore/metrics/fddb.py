@@ -109,15 +109,30 @@ def evaluate_fddb(predictions: Mapping[str, ArrayLike], images: Sequence[FddbIma
     """
     if unknown := sorted(predictions.keys() - {image.name for image in images}):
         raise DataError(f"predictions for {unknown[0]} and {len(unknown) - 1} more that are not among the images")
-    events = [np.zeros((0, 5))]
-    for i, image in enumerate(images):
+    overlaps = {}
+    for image in images:
         found = _checked(image.name, predictions.get(image.name))
+        ious = np.zeros((len(image), 0))
         if len(found):
-            changes = _image_events(region_ious(image.ellipses, found[:, :-1], image.size, image.name), found[:, -1])
+            ious = region_ious(image.ellipses, found[:, :-1], image.size, image.name)
+        overlaps[image.name] = (ious, found[:, -1])
+    return evaluate_overlaps(overlaps)
+
+
+def evaluate_overlaps(images: Mapping[str, tuple[Floats, Floats]]) -> FddbResult:
+    """Draws both curves from overlaps that are computed already, as records of attacks keep them.
+
+    Args:
+        images: name -> IoU (N, K) of its N faces with its K detections, and their scores (K,).
+    """
+    events = [np.zeros((0, 5))]
+    for i, (ious, scores) in enumerate(images.values()):
+        if len(scores):
+            changes = _image_events(ious, scores)
             events.append(np.hstack((np.full((len(changes), 1), float(i)), changes)))
     table = np.concatenate(events)
     table = table[np.argsort(-table[:, 1], kind="stable")]
-    faces = np.array([len(image) for image in images], dtype=np.int64)
+    faces = np.array([len(ious) for ious, _ in images.values()], dtype=np.int64)
     n_faces = int(faces.sum())
     thresholds, discrete, continuous, fp = _accumulate(table, np.ones(len(images)))
     return FddbResult(
@@ -127,7 +142,7 @@ def evaluate_fddb(predictions: Mapping[str, ArrayLike], images: Sequence[FddbIma
         continuous=continuous / max(n_faces, 1),
         n_faces=n_faces,
         n_images=len(images),
-        names=tuple(image.name for image in images),
+        names=tuple(images),
         faces=faces,
         events=table,
     )

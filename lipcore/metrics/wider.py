@@ -24,7 +24,7 @@ steps coarsen where an attack piles the scores up at one end.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -215,40 +215,83 @@ def evaluate_subsets(
     if unknown := sorted(predictions.keys() - ground_truth.listed):
         raise DataError(f"predictions for {'/'.join(unknown[0])} and {len(unknown) - 1} more that are not in the lists")
     truth = ground_truth if images is None else ground_truth.only(images)
-    boxes = [_checked(key, predictions.get(key)) for key in truth.boxes]
-    pooled = _Pooled(truth, boxes)
+    matched = []
+    for key, faces in truth.boxes.items():
+        found = _checked(key, predictions.get(key))
+        kept = {subset: flags[key] for subset, flags in truth.kept.items()}
+        matched.append(MatchedImage(key, found[:, 4], _best(found, faces), kept, len(faces)))
+    return evaluate_matched(matched, subsets, n_listed=len(truth.listed))
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedImage:
+    """The predictions of an image with the ground truth that each takes.
+
+    Attributes:
+        key: (event, name).
+        scores: (P,) any real scores.
+        best: (P,) the number of the ground truth that each prediction overlaps most; -1 below IoU 0.5.
+        kept: subset -> (N,) whether each ground truth counts there.
+        n: its boxes, counted or not.
+    """
+
+    key: ImageKey
+    scores: Floats
+    best: Ints
+    kept: Mapping[str, Flags]
+    n: int
+
+
+def evaluate_matched(
+    images: Sequence[MatchedImage], subsets: Iterable[str] = SUBSETS, *, n_listed: int | None = None
+) -> dict[str, WiderResult]:
+    """Steps 1 to 3, 5 and 6 on predictions that are matched already, as records of attacks keep them.
+
+    Args:
+        images: in any order.
+        subsets: names among those of ``kept``.
+        n_listed: images in the complete lists; by default those given.
+
+    Raises:
+        UnknownName: no such subset.
+
+    Warns:
+        RuntimeWarning: all scores are equal; see :func:`evaluate_wider`.
+    """
+    pooled = _Pooled(images, len(images) if n_listed is None else n_listed)
     if pooled.all_equal:
         warnings.warn("all scores are equal: the official AP is 0; see ap_exact", RuntimeWarning, stacklevel=3)
-    return {check_name("subset", subset, SUBSETS): pooled.result(subset) for subset in subsets}
+    known = tuple(images[0].kept) if images else SUBSETS
+    return {check_name("subset", subset, known): pooled.result(subset) for subset in subsets}
 
 
 class _Pooled:
-    """Steps 1, 2 and 4 for all images at once: which ground truth each prediction takes."""
+    """Steps 1 and 2 for all images at once, and which ground truth each prediction takes."""
 
-    def __init__(self, truth: WiderGroundTruth, boxes: list[Floats]) -> None:
-        self.truth = truth
-        self.n_predictions = sum(map(len, boxes))
-        self.without_predictions = sum(len(b) == 0 for b in boxes)
-        scores = np.concatenate([b[:, 4] for b in boxes]) if boxes else np.zeros(0)
+    def __init__(self, images: Sequence[MatchedImage], n_listed: int) -> None:
+        self.images, self.n_listed = images, n_listed
+        self.n_predictions = sum(len(i.scores) for i in images)
+        self.without_predictions = sum(len(i.scores) == 0 for i in images)
+        scores = np.concatenate([np.zeros(0), *(i.scores for i in images)])
         low, high = scores.min(initial=np.inf), scores.max(initial=-np.inf)
         self.all_equal = bool(len(scores) and low == high)
         image, score, step, best = [], [], [], []
         first = 0
-        for i, (faces, found) in enumerate(zip(truth.boxes.values(), boxes, strict=True)):
-            if len(faces) and len(found):
-                found = found[np.argsort(-found[:, 4], kind="stable")]
-                image.append(np.full(len(found), i))
-                score.append(found[:, 4])
-                step.append(_steps(found[:, 4], low, high))
-                best.append(_best(found, faces, first))
-            first += len(faces)
+        for i, each in enumerate(images):
+            if each.n and len(each.scores):
+                order = np.argsort(-each.scores, kind="stable")
+                image.append(np.full(len(order), i))
+                score.append(each.scores[order])
+                step.append(_steps(each.scores[order], low, high))
+                best.append(np.where(each.best >= 0, each.best + first, -1)[order])
+            first += each.n
         empty = np.zeros(0, dtype=np.int64)
         self.image, self.step, self.best = (np.concatenate([*part, empty]) for part in (image, step, best))
         self.score = np.concatenate([*score, np.zeros(0)])
 
     def result(self, subset: str) -> WiderResult:
         """Steps 3, 5 and 6."""
-        flags = list(self.truth.kept[subset].values())
+        flags = [i.kept[subset] for i in self.images]
         kept = np.concatenate([*flags, np.zeros(1, dtype=np.bool_)])  # the last stands for "no ground truth": best = -1
         faces = np.array([int(f.sum()) for f in flags], dtype=np.int64)
         takes_kept = kept[self.best]
@@ -269,10 +312,10 @@ class _Pooled:
             recall=recall,
             n_faces=int(n_faces),
             n_images=len(flags),
-            n_listed=len(self.truth.listed),
+            n_listed=self.n_listed,
             n_predictions=self.n_predictions,
             without_predictions=self.without_predictions,
-            images=tuple(self.truth.boxes),
+            images=tuple(i.key for i in self.images),
             faces=faces,
             matches=matches,
         )
@@ -307,11 +350,13 @@ def iou_plus_one(a: Floats, b: Floats) -> Floats:
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
 
 
-def _best(found: Floats, faces: Floats, first: int) -> Ints:
-    """For each prediction the number of its best ground truth, counted from ``first``; -1 below IoU 0.5."""
+def _best(found: Floats, faces: Floats) -> Ints:
+    """For each prediction the number of its best ground truth (the first of equals); -1 below IoU 0.5."""
+    if not len(found) or not len(faces):
+        return np.full(len(found), -1, dtype=np.int64)
     overlap = iou_plus_one(np.hstack((found[:, :2], found[:, :2] + found[:, 2:4])), faces)
     best = overlap.argmax(axis=1)
-    return np.where(overlap[np.arange(len(found)), best] >= IOU, best + first, -1)
+    return np.where(overlap[np.arange(len(found)), best] >= IOU, best, -1)
 
 
 def _steps(scores: Floats, low: float, high: float) -> Ints:

@@ -1,0 +1,158 @@
+"""Which perturbation is stronger, paired on the same images, and what that says about the claims C5 and C7.
+
+The rules, written down before the study was run (after a look at ten images at epsilon 8, where most attacks leave no
+face; hence the rule about room):
+
+* C5, with I-FGSM at each epsilon (the poster names none): on easy, medium and hard, average precision falls and success
+  rises from IMP to LP and from LP to each of LIP-A and LIP-H, as in the poster's table.
+* C7, with I-FGSM at epsilon 8: for each of IMP, LP, LIP-A and LIP-H, the mean SSIM is above 0.95 and the mean PSNR
+  above 35 dB. That is a number in the place of an eye: nobody was asked what they see.
+* LIP over IMP-I, with I-FGSM at each epsilon: success of LIP-A above that of IMP-I on easy, medium and hard. IMP-I
+  attacks the same faces without cropping or separating them, so this is what both do together.
+* Steps that change one factor, there too: success of the second above that of the first.
+
+The verdict follows from the comparisons as ``lipcore.verdicts`` says. Those on a subset of which the detector finds
+less than 80 % on the clean images do not count, nor those without room: both above 95 % success, or both AP below .05.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lipcore.experiments.attack_runs import NONE
+from lipcore.experiments.attack_tables import DRAWS, Shot, Shots, Strength, precision
+from lipcore.metrics.intervals import Estimate, difference, ratio_of_means
+from lipcore.metrics.wider import bootstrap_weights
+from lipcore.verdicts import Comparison, Verdict, judge
+
+#: The update rule that verdicts rest on, and the strength of C7 and of the numbers in prose.
+UPDATE, EPSILON = "i-fgsm", 8.0
+#: Both above this ASR, or both below this AP: no room to differ.
+MOST_ASR, LEAST_AP = 0.95, 0.05
+#: (more, less) of C5.
+POSTER_STEPS = (("lp", "imp"), ("lip-a", "lp"), ("lip-h", "lp"))
+#: What changes -> (more, less), one factor at a time.
+STEPS = {
+    "loss over faces": ("imp-i", "imp"),
+    "crop of whole map": ("lp-w", "imp"),
+    "crop of faces": ("lp", "imp-i"),
+    "separation": ("lip-a", "lp"),
+    "highest target": ("lip-h", "lip-a"),
+}
+LEAST_SSIM, LEAST_PSNR = 0.95, 35.0
+
+#: (claim, detector) -> its comparisons.
+Judged = dict[tuple[str, str], list[Comparison]]
+
+
+def comparisons(found: Shots, seed: int = 0) -> Judged:
+    """The comparisons behind ``"c5"``, ``"c7"``, ``"lip_over_imp_i"`` and each of :data:`STEPS`, by detector."""
+    made: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
+    for strength, by in sorted(found.items(), key=lambda item: item[0].epsilon):
+        if strength.update != UPDATE:
+            continue
+        detector, at = strength.detector, f"epsilon {strength.epsilon:g}"
+        for more, less in POSTER_STEPS:
+            made["c5", detector] += [*_rises(by, more, less, at, seed), *_falls(by, more, less, at, seed)]
+        if strength.epsilon == EPSILON:
+            for name in ("imp", "lp", "lip-a", "lip-h"):
+                made["c7", detector] += _visible(name, by[name], seed)
+        made["lip_over_imp_i", detector] += _rises(by, "lip-a", "imp-i", at, seed)
+        for step, (more, less) in STEPS.items():
+            made[step, detector] += _rises(by, more, less, at, seed)
+    return dict(made)
+
+
+def verdicts(judged: Judged) -> dict[tuple[str, str], Verdict]:
+    """The verdict on each claim for each detector."""
+    return {key: judge(found) for key, found in judged.items()}
+
+
+def difference_rows(judged: Judged) -> Iterator[dict[str, Any]]:
+    """Each comparison as a row of the table."""
+    for (claim, detector), comparison in ((key, c) for key, made in judged.items() for c in made):
+        e = comparison.estimate
+        yield {
+            "detector": detector,
+            "update": UPDATE,
+            "metric": "difference",
+            "claim": claim,
+            "label": comparison.label,
+            "value": e.value,
+            "ci_low": e.low,
+            "ci_high": e.high,
+            "n": e.n,
+            "clean_rate": comparison.clean_rate,
+            "counts": comparison.counts,
+        }
+
+
+def clean_rate(images: Sequence[Shot], subset: str) -> float:
+    """The share of the subset's faces that the detector finds on the clean images; NaN without faces."""
+    counted = sum(int(s.kept[subset].sum()) for s in images)
+    return sum(s.lost(s.kept[subset])[1] for s in images) / counted if counted else float("nan")
+
+
+def _rises(by: dict[str, list[Shot]], more: str, less: str, at: str, seed: int) -> Iterator[Comparison]:
+    """Success of ``more`` above that of ``less``, subset by subset."""
+    for subset in by[NONE][0].kept:
+        counts = [[s.lost(s.kept[subset]) for s in by[name]] for name in (more, less)]
+        if not any(total for _, total in counts[0]):
+            continue
+        a, b = (([hits for hits, _ in c], [total for _, total in c]) for c in counts)
+        estimate = difference(a, b, paired=True, seed=seed)
+        room = min(sum(hits) / sum(totals) for hits, totals in (a, b)) <= MOST_ASR
+        yield Comparison(f"ASR of {more} above {less}: {subset}, {at}", estimate, clean_rate(by[NONE], subset), room)
+
+
+def _falls(by: dict[str, list[Shot]], more: str, less: str, at: str, seed: int) -> Iterator[Comparison]:
+    """Average precision under ``more`` below that under ``less``, subset by subset."""
+    results = [precision(by[name]) for name in (more, less)]
+    weights = bootstrap_weights(len(by[NONE]), draws=DRAWS, seed=seed)
+    for subset, below in results[0].items():
+        above = results[1][subset]
+        if not above.n_faces:
+            continue
+        draws = above.resampled(weights) - below.resampled(weights)
+        low, high = np.nanquantile(draws, (0.025, 0.975)).tolist()
+        estimate = Estimate(above.ap - below.ap, low, high, len(by[NONE]))
+        room = max(above.ap, below.ap) >= LEAST_AP
+        yield Comparison(f"AP of {more} below {less}: {subset}, {at}", estimate, clean_rate(by[NONE], subset), room)
+
+
+def _visible(name: str, images: Sequence[Shot], seed: int) -> Iterator[Comparison]:
+    """SSIM and PSNR above what C7 asks for, on the images that were changed."""
+    for metric, least in (("ssim", LEAST_SSIM), ("psnr", LEAST_PSNR)):
+        values = [s.record[metric] for s in images if s.record["psnr"] is not None]
+        mean = ratio_of_means([[v] for v in values], [[1.0] for _ in values], seed=seed)
+        estimate = Estimate(mean.value - least, mean.low - least, mean.high - least, mean.n)
+        yield Comparison(f"{metric.upper()} of {name} above {least:g}", estimate)
+
+
+def summary(found: Shots, judged: Judged, rows: Sequence[dict[str, Any]], main: str) -> dict[str, Any]:
+    """Scalars for prose, each with the detector's name before it; the verdicts of ``main`` also without.
+
+    ``centerface_lip_a_asr_easy`` is the ASR in percent of LIP-A on easy at I-FGSM and epsilon 8, ``centerface_n`` the
+    number of images it rests on, ``centerface_c5`` the verdict.
+    """
+    scalars: dict[str, Any] = {"detector": main}
+    for (claim, detector), verdict in verdicts(judged).items():
+        for prefix in (f"{detector}_", "") if detector == main else (f"{detector}_",):
+            scalars[f"{prefix}{claim}".replace(" ", "_")] = verdict.verdict
+            scalars[f"{prefix}{claim}_reason".replace(" ", "_")] = verdict.reason
+    for strength, by in found.items():
+        if strength == Strength(strength.detector, UPDATE, EPSILON):
+            scalars[f"{strength.detector}_n"] = len(by[NONE])
+    for row in rows:
+        at = (row.get("update"), row.get("epsilon")) == (UPDATE, EPSILON)
+        if not at or row["metric"] not in ("ap", "asr", "ssim", "psnr"):
+            continue
+        name = f"{row['detector']}_{row['perturbation']}_{row['metric']}_{row['subset']}".replace("-", "_")
+        known = row["value"] is not None and np.isfinite(row["value"])
+        percent = row["metric"] in ("ap", "asr")
+        scalars[name] = (round(100 * row["value"], 1) if percent else round(row["value"], 3)) if known else None
+    return scalars
