@@ -19,8 +19,10 @@ from typer.testing import CliRunner, Result
 from lipcore.cli import app
 from lipcore.datasets.photographs import astronaut
 from lipcore.datasets.synthetic import Crowd
+from lipcore.datasets.wider import load_ground_truth, write_wider
 from lipcore.detectors import load_detector, weights
 from lipcore.images import load_image
+from lipcore.metrics import wider_files
 from lipcore.metrics.success import visibility
 
 
@@ -323,3 +325,68 @@ class TestWheel:
         where, rest = done.stdout.splitlines()
         assert Path(where) == tmp_path / "site" / "lipcore" / "_data"
         assert rest.startswith("5 ['centerface'")
+
+
+@pytest.fixture(scope="module")
+def crowds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images of three faces in the layout of WIDER FACE."""
+    root = tmp_path_factory.mktemp("widerface")
+    crowd = Crowd(height=128, width=192, faces=(3, 3), face_side=(24, 40))
+    write_wider(root, "val", (crowd.draw(seed) for seed in range(2)))
+    return root
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def perfect(self, crowds: Path, tmp_path: Path) -> Path:
+        """Predictions that are the ground truth."""
+        truth = load_ground_truth(crowds)
+        rows = {
+            key: np.column_stack((b[:, :2], b[:, 2:] - b[:, :2], np.linspace(0.9, 0.6, len(b))))
+            for key, b in truth.boxes.items()
+        }
+        wider_files.write_predictions(tmp_path / "predictions", rows)
+        return tmp_path / "predictions"
+
+    def test_widerface(self, crowds: Path, perfect: Path) -> None:
+        result = lipcore("evaluate", "widerface", perfect, "--gt", crowds, "--draws", 50)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.startswith("2 images; 0 without predictions")
+        assert re.search(r"hard +ap_exact +100\.0 % \(100\.0 to 100\.0\)  6 faces", result.stdout)
+        rows = json.loads(lipcore("evaluate", "widerface", perfect, "--gt", crowds, "--draws", 0, "--json").stdout)
+        assert {(r["subset"], r["metric"]) for r in rows} == {
+            (s, m) for s in ("easy", "medium", "hard") for m in ("ap", "ap_exact")
+        }
+        assert all(r["ci_low"] is None for r in rows)
+
+    def test_an_image_without_a_file(self, crowds: Path, perfect: Path) -> None:
+        next(perfect.glob("*/*.txt")).unlink()
+        result = lipcore("evaluate", "widerface", perfect, "--gt", crowds, "--draws", 0)
+        assert "2 images; 1 without predictions" in result.stdout
+        assert re.search(r"hard +ap_exact +50\.0 %  6 faces", result.stdout)
+        result = lipcore("evaluate", "widerface", perfect, "--gt", crowds, "--draws", 0, "--predicted-only")
+        assert "1 images of the 2 listed, on their own faces only" in result.stdout
+        assert re.search(r"hard +ap_exact +100\.0 %  3 faces", result.stdout)
+
+    def test_what_is_missing_is_told(self, crowds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        refused(lipcore("evaluate", "widerface", tmp_path / "none", "--gt", crowds), "no folder")
+        refused(lipcore("evaluate", "widerface", tmp_path, "--gt", tmp_path), "eval_tools")
+        monkeypatch.delenv("LIPCORE_DATA", raising=False)
+        refused(lipcore("evaluate", "widerface", tmp_path), "LIPCORE_DATA is not set")
+        refused(lipcore("evaluate", "fddb", tmp_path), "LIPCORE_DATA is not set")
+        refused(lipcore("evaluate", "fddb", tmp_path, "--gt", tmp_path, "--shape", "square"), "rectangle, ellipse")
+
+    def test_fddb(self, tmp_path: Path) -> None:
+        (tmp_path / "FDDB-folds").mkdir()
+        (tmp_path / "originalPics" / "a").mkdir(parents=True)
+        Image.new("RGB", (80, 60)).save(tmp_path / "originalPics" / "a" / "1.jpg")
+        (tmp_path / "FDDB-folds" / "FDDB-fold-01.txt").write_text("a/1\n")
+        (tmp_path / "FDDB-folds" / "FDDB-fold-01-ellipseList.txt").write_text("a/1\n1\n20 15 1.5708 40 30  1\n")
+        found = tmp_path / "found.txt"
+        found.write_text("a/1\n2\n20 15 1.5708 40 30 0.9\n9 5 0 70 9 0.4\n")
+        command = ("evaluate", "fddb", found, "--gt", tmp_path, "--shape", "ellipse", "--draws", 0)
+        result = lipcore(*command, "--false-positives", 2845)
+        assert result.exit_code == 0, result.output
+        assert "1 images of the 2845 of the set; 0 without predictions" in result.stdout
+        assert re.search(r"discrete +100\.0 %  at 1 false positives", result.stdout)
+        assert json.loads(lipcore(*command, "--json").stdout)[0]["n"] == 1

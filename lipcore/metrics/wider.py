@@ -42,6 +42,8 @@ Flags = NDArray[np.bool_]
 #: Step 5: score thresholds, falling.
 THRESHOLDS: Floats = 1 - np.arange(1, 1001) / 1000
 IOU = 0.5
+#: Numbers held at a time while draws are evaluated.
+CHUNK = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +114,15 @@ class WiderResult:
         draws = np.atleast_2d(np.asarray(weights, dtype=np.float64))
         if draws.shape[1] != self.n_images:
             raise ValueError(f"weights have shape {draws.shape}; valid is (D, {self.n_images})")
-        faces = draws @ self.faces
-        if exact:
-            curves = [_curve(*self.matches.cumulative(draw), n) for draw, n in zip(draws, faces, strict=True)]
-            aps = [average_precision(recall, precision) for precision, recall in curves]
-        else:
-            counted, hits = (draws @ part for part in self.image_counts())
-            aps = [average_precision(r, p) for p, r in map(_curve, counted, hits, faces)]
-        return np.where(faces > 0, np.array(aps), np.nan)
+        aps = []
+        binned = None if exact else self.image_counts()
+        parts = -(-len(draws) * max(len(THRESHOLDS), self.n_predictions) // CHUNK)
+        for part in np.array_split(draws, max(1, parts)):
+            counted, hits = self.matches.cumulative(part) if binned is None else (part @ counts for counts in binned)
+            faces = part @ self.faces
+            precision, recall = _curve(counted, hits, faces[:, None])
+            aps.append(np.where(faces > 0, _area(recall, precision), np.nan))
+        return np.concatenate(aps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,13 +152,16 @@ class Matches:
     def cumulative(self, weights: Floats) -> tuple[Floats, Floats]:
         """Weighted numbers of counted predictions and of hits down to each distinct score that brings a hit.
 
+        ``weights`` is (n_images,) or (D, n_images), the numbers are (M,) or (D, M).
+
         Other scores only lower the precision at the same recall, so the area under the envelope needs none of them.
         """
         (images_counted, runs_counted), (images_hit, runs_hit) = self._runs
         if not len(runs_hit):
-            return np.zeros(0), np.zeros(0)
-        counted = np.add.reduceat(weights[images_counted], runs_counted).cumsum()
-        return counted, np.add.reduceat(weights[images_hit], runs_hit).cumsum()
+            none = np.zeros((*weights.shape[:-1], 0))
+            return none, none
+        counted = np.add.reduceat(weights[..., images_counted], runs_counted, axis=-1).cumsum(axis=-1)
+        return counted, np.add.reduceat(weights[..., images_hit], runs_hit, axis=-1).cumsum(axis=-1)
 
     @cached_property
     def _runs(self) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
@@ -328,9 +334,7 @@ def average_precision(recall: ArrayLike, precision: ArrayLike) -> float:
         recall: (T,) rising, in 0..1.
         precision: (T,) in 0..1; NaN (nothing counted yet) is passed over as MATLAB's ``max`` does.
     """
-    rising = np.asarray(recall, dtype=np.float64)
-    envelope = np.maximum.accumulate(np.nan_to_num(np.asarray(precision, dtype=np.float64))[::-1])[::-1]
-    return float((np.diff(rising, prepend=0.0) * envelope).sum())
+    return float(_area(np.asarray(recall, dtype=np.float64), np.asarray(precision, dtype=np.float64)))
 
 
 def bootstrap_weights(n_images: int, *, draws: int = 1000, seed: int = 0) -> Ints:
@@ -367,9 +371,17 @@ def _steps(scores: Floats, low: float, high: float) -> Ints:
     return len(THRESHOLDS) - np.searchsorted(THRESHOLDS[::-1], normalised, side="right").astype(np.int64)
 
 
-def _curve(counted: Floats, hits: Floats, n_faces: np.float64 | float) -> tuple[Floats, Floats]:
+def _curve(counted: Floats, hits: Floats, n_faces: ArrayLike) -> tuple[Floats, Floats]:
+    faces = np.asarray(n_faces, dtype=np.float64)
     precision = np.divide(hits, counted, out=np.zeros_like(hits, dtype=np.float64), where=counted > 0)
-    return precision, hits / n_faces if n_faces else np.zeros_like(precision)
+    return precision, np.divide(hits, faces, out=np.zeros_like(precision), where=faces > 0)
+
+
+def _area(recall: Floats, precision: Floats) -> Floats:
+    """The area under the envelope along the last axis."""
+    envelope = np.maximum.accumulate(np.nan_to_num(precision)[..., ::-1], axis=-1)[..., ::-1]
+    area: Floats = (np.diff(recall, prepend=0.0, axis=-1) * envelope).sum(axis=-1)
+    return area
 
 
 def _checked(key: ImageKey, value: ArrayLike | None) -> Floats:
