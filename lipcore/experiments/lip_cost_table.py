@@ -1,0 +1,104 @@
+"""The table of what a step of LIP costs, computed from the records of :mod:`lipcore.experiments.lip_cost`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lipcore.experiments.steps import MODES
+from lipcore.metrics.intervals import Estimate
+
+#: What makes two records ones of the same cell.
+CELL = ("detector", "faces", "canvas", "distance", "perturbation")
+DRAWS = 1000
+#: Also reported at this many faces, wherever the grid of the most faces ends.
+MANY = 64
+
+
+def median(values: Sequence[float], seed: int = 0) -> Estimate:
+    """The median with a 95 % bootstrap interval; n is the number of values."""
+    return ratio_of_medians(values, (1.0,) * len(values), seed)
+
+
+def ratio_of_medians(top: Sequence[float], bottom: Sequence[float], seed: int = 0) -> Estimate:
+    """median(top) / median(bottom) with a 95 % bootstrap interval.
+
+    Values of equal number were taken in turn and are drawn together. One value alone has no interval of its own: only
+    the other list is drawn from.
+    """
+    a, b = (np.asarray(x, dtype=np.float64) for x in (top, bottom))
+    generator = np.random.default_rng(seed)
+    of_a = generator.integers(0, len(a), (DRAWS, len(a)))
+    of_b = of_a if len(a) == len(b) else generator.integers(0, len(b), (DRAWS, len(b)))
+    draws = np.median(a[of_a], axis=1) / np.median(b[of_b], axis=1)
+    low, high = (float(q) for q in np.quantile(draws, [0.025, 0.975]))
+    return Estimate(float(np.median(a) / np.median(b)), low, high, len(a))
+
+
+def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each mode of each cell that was timed, its memory beside.
+
+    ``seconds_per_step`` is a median. Of a naive loop with ``passes`` fewer than ``instances``, it is the forward pass
+    and the passes timed, scaled to all instances: ``scaled`` says so. ``model_ratio`` is the cost model's guess,
+    (F + k B) / (F + B) with F and B of IMP's own forward and backward pass and k the mean over the convolutions.
+    """
+    found = list(records)
+    peaks = {(*(r[c] for c in CELL), r["mode"]): r["peak_mb"] for r in found if r["measured"] == "memory"}
+    rows = []
+    for r in found:
+        if r["measured"] != "time":
+            continue
+        forward, imp = float(np.median(r["forward_seconds"])), float(np.median(r["imp_seconds"]))
+        passes = r.get("passes", r["instances"])
+        taken = [
+            s if passes == r["instances"] else forward + (s - forward) * r["instances"] / passes for s in r["seconds"]
+        ]
+        seconds, ratio = median(taken), ratio_of_medians(taken, r["imp_seconds"])
+        separate = MODES[r["mode"]].separate
+        k = r.get("k_mean")
+        rows.append(
+            {name: r[name] for name in ("detector", "mode", "faces", "instances", "canvas", "distance")}
+            | {"perturbation": r["perturbation"] if separate else "imp"}
+            | {"metric": "seconds_per_step", "value": seconds.value, "ci_low": seconds.low, "ci_high": seconds.high}
+            | {"n": seconds.n, "seconds_per_step": seconds.value}
+            | {"ratio_to_imp": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+            | {"peak_mb": peaks.get((*(r[c] for c in CELL), r["mode"]))}
+            | {"sign_agreement": r.get("sign_agreement"), "leak": r.get("leak"), "compared": r.get("compared")}
+            | {"k": r.get("k"), "k_mean": k}
+            | {"model_ratio": None if k is None else (forward + k * (imp - forward)) / imp}
+            | {"passes": passes, "scaled": passes != r["instances"], "threads": r["threads"], "machine": r["machine"]}
+        )
+    return rows
+
+
+def summary_of(
+    rows: Sequence[dict[str, Any]], records: Sequence[dict[str, Any]], names: Sequence[str]
+) -> dict[str, Any]:
+    """Scalars for prose, of the first detector and, with ``control_`` before them, of P-Net; null is not measured."""
+    summary: dict[str, Any] = {"detector": names[0], "detectors": ", ".join(names)}
+    summary |= {"machine": rows[0]["machine"], "threads": rows[0]["threads"]} if rows else {}
+    summary["minutes"] = round(sum(sum(r["seconds"]) for r in records if r["measured"] == "time") / 60, 1)
+    for prefix, name in (("", names[0]), ("control_", "pnet")):
+        own = [r for r in rows if r["detector"] == name and not r["distance"]]
+        exact = [r for r in own if r["mode"] == "exact"]
+        most = max((r["faces"] for r in exact), default=None)
+        at = {r["mode"]: r for r in own if r["faces"] == most}
+        summary |= {f"{prefix}faces": most, f"{prefix}canvas": own[0]["canvas"] if own else None}
+        for mode in ("naive", "exact", "tolerance", "raw"):
+            summary[f"{prefix}{mode}_ratio"] = _rounded(at.get(mode, {}).get("ratio_to_imp"))
+            many = [r["ratio_to_imp"] for r in own if r["mode"] == mode and r["faces"] == MANY]
+            summary[f"{prefix}{mode}_ratio_{MANY}"] = _rounded(many[0]) if many else None
+            summary[f"{prefix}{mode}_mb"] = at.get(mode, {}).get("peak_mb")
+        summary[f"{prefix}imp_mb"] = at.get("imp", {}).get("peak_mb")
+        summary[f"{prefix}k"] = _rounded(at.get("exact", {}).get("k"))
+        signs = [r["sign_agreement"] for r in exact]
+        summary[f"{prefix}agreement"] = round(100 * min(signs), 3) if signs else None
+        raw = at.get("raw", {}).get("ratio_to_imp")
+        summary[f"{prefix}overhead"] = None if raw is None else round(100 * (1 / raw - 1), 1)
+    return summary
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)

@@ -1,0 +1,169 @@
+"""What a step costs: the measuring itself, on a toy; the numbers are not looked at, but where they come from is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toys
+
+from lipcore.attacks.targets import Support
+from lipcore.errors import DataError, UnknownName
+from lipcore.experiments import lip_cost, steps
+from lipcore.experiments.lip_cost import Cell, Config, Part
+from lipcore.experiments.lip_cost_table import ratio_of_medians, rows_of
+from lipcore.experiments.steps import MODES, Case
+from lipcore.receptive_field import Extent
+from lipcore.results import read_results
+
+CONFIG = Config(
+    parts=(Part("toys:make", (Cell(1, 96), Cell(4, 96), Cell(4, 96, 20)), naive=1, memory=()),),
+    face_side=toys.FACE,
+    repeats=2,
+    naive_passes=2,
+    calibration=1,
+    extent=Extent(rule="fixed", value=24),
+)
+
+
+@pytest.fixture(autouse=True)
+def bright_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The toy sees bright squares, not faces."""
+
+    def paste(image: torch.Tensor, face: int, x: int, y: int, side: int) -> None:
+        image[:, :, y : y + side, x : x + side] = 220 + face
+
+    monkeypatch.setattr(lip_cost, "paste", paste)
+    monkeypatch.setattr(lip_cost, "MID_GREY", 20.0)
+
+
+def case() -> Case:
+    """Two instances of the toy."""
+    supports = [Support(4, 4, torch.ones(20, 20, dtype=torch.bool)), Support(4, 40, torch.ones(20, 20) > 0)]
+    targets = [torch.tensor([3 * 16 + 3, 3 * 16 + 4]), torch.tensor([3 * 16 + 12])]
+    return Case(toys.Toy(), toys.bright([(4, 4), (44, 4)]), targets, supports)
+
+
+def test_a_run_is_recorded_summarised_and_not_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "lip_cost.records.jsonl"
+    records = lip_cost.run(CONFIG, path)
+    assert len(records) == 3 * len(MODES)
+    lines = path.read_text().splitlines()
+
+    path.write_text("\n".join(lines[:-2]) + "\n" + lines[-1][:30])  # the last one cut off by a kill
+    again = lip_cost.run(CONFIG, path)
+    assert path.read_text().splitlines()[: len(lines) - 2] == lines[:-2]
+    assert len(again) == len(records)
+    assert len(lip_cost.run(CONFIG, path)) == len(records)
+
+    document = read_results(lip_cost.summarise(CONFIG, again, "quick", tmp_path / "lip_cost.json"))
+    rows = document["rows"]
+    assert {r["mode"] for r in rows} == set(MODES)
+    for row in rows:
+        assert row["instances"] == row["faces"]
+        assert row["seconds_per_step"] == row["value"] > 0
+        assert row["perturbation"] == ("lip-a" if MODES[row["mode"]].separate else "imp")
+        assert {"detector", "ratio_to_imp", "peak_mb", "k", "canvas", "threads"} <= set(row)
+        assert row["scaled"] == (row["mode"] == "naive" and row["faces"] > 1)
+        assert row["ratio_low"] <= row["ratio_to_imp"] <= row["ratio_high"]
+    exact = [r for r in rows if r["mode"] == "exact"]
+    assert all(r["sign_agreement"] > 0.999 and r["leak"] < 1e-4 and 0 < r["k"] < 2 for r in exact)
+    assert next(r for r in rows if r["mode"] == "imp")["ratio_to_imp"] == 1
+    assert document["summary"]["faces"] == 4
+    assert document["summary"]["control_exact_ratio"] is None
+
+
+def test_measurements_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "lip_cost.records.jsonl"
+    config = replace(CONFIG, parts=(replace(CONFIG.parts[0], cells=CONFIG.parts[0].cells[:1], modes=("imp",)),))
+    lip_cost.run(config, path)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"machine": "another", "mode": "raw"}) + "\n")
+    with pytest.raises(DataError, match="--again"):
+        lip_cost.run(config, path)
+
+
+def test_an_image_without_a_detection_has_no_lip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lip_cost, "paste", lambda *_: None)
+    config = replace(CONFIG, parts=(replace(CONFIG.parts[0], cells=CONFIG.parts[0].cells[:1]),))
+    records = lip_cost.run(config, tmp_path / "r.jsonl")
+    assert {r["mode"] for r in records} == {"forward", "raw", "imp"}
+    lip_cost.summarise(config, records, "quick", tmp_path / "r.json")
+
+
+def test_an_optional_detector_is_left_out_and_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    part = replace(CONFIG.parts[0], cells=())
+    config = replace(CONFIG, parts=(part, replace(part, detector="no-such", optional=True)))
+    assert len(lip_cost.run(config, tmp_path / "r.jsonl")) == 0
+    assert "no-such is left out" in "".join(capsys.readouterr())
+    with pytest.raises(UnknownName):
+        lip_cost.run(replace(config, parts=(replace(part, detector="no-such"),)), tmp_path / "r.jsonl")
+
+
+def test_memory_is_that_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    peak = steps.peak_mb(replace(case(), image=torch.rand(1, 3, 1600, 1600) * 255), "imp", "toys:make")
+    assert peak is not None
+    assert 1600 * 1600 * 3 * 4 / 1e6 < peak < 2000
+
+
+def test_the_share_is_counted_by_hand() -> None:
+    """One response: its 3x3 places of conv1's map of 16 x 16, of which e_i leaves all; one place of conv2's."""
+    whole = [Support(0, 0, torch.ones(64, 64, dtype=torch.bool))]
+    share = steps.share_of(Case(toys.Toy(), toys.bright([]), [torch.tensor([8 * 16 + 8])], whole))
+    assert share is not None
+    first, second = 5 * 5 * 3 * 6, 3 * 3 * 6
+    assert share.costliest == 9 / 256
+    assert share.mean == pytest.approx((9 * first + second) / (256 * (first + second)))
+
+
+def test_agreement_looks_only_inside() -> None:
+    supports = [Support(0, 0, torch.ones(2, 2, dtype=torch.bool))]
+    a, b = torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+    a[..., 3, 3] = -9
+    assert steps.agreement(a, b, supports) == steps.Agreement(1.0, 0.0)
+    a[0, 0, 0, 0] = -1
+    assert steps.agreement(a, b, supports).signs == pytest.approx(11 / 12)
+    assert steps.agreement(a, b, supports).leak == pytest.approx(2 / 12)
+
+
+def test_ratios() -> None:
+    ratio = ratio_of_medians([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert (ratio.value, ratio.low, ratio.high, ratio.n) == (2.0, 2.0, 2.0, 3)
+    one = ratio_of_medians([8.0], [1.0, 2.0, 4.0])
+    assert one.value == 4.0
+    assert one.low < 4.0 < one.high
+
+
+def test_a_shortened_naive_loop_is_scaled_and_says_so() -> None:
+    record: dict[str, Any] = {
+        "detector": "toy",
+        "mode": "naive",
+        "faces": 9,
+        "instances": 10,
+        "canvas": 8,
+        "distance": 0,
+    }
+    record |= {"perturbation": "lip-a", "measured": "time", "threads": 1, "machine": "m", "passes": 2}
+    record |= {"seconds": [5.0], "imp_seconds": [3.0], "forward_seconds": [1.0]}
+    (row,) = rows_of([record])
+    assert (row["seconds_per_step"], row["passes"], row["scaled"]) == (1 + 4 * 5, 2, True)
+    assert row["ratio_to_imp"] == 7
+
+
+def test_a_cell_fits_its_canvas() -> None:
+    assert Cell(225, 1600).draw(40).shape == (1, 3, 1600, 1600)
+    for cell in (Cell(2, 100), Cell(9, 100), Cell(4, 60, 20)):
+        with pytest.raises(ValueError, match="no square grid"):
+            cell.draw(40)
+
+
+def test_profiles() -> None:
+    assert [p.detector for p in lip_cost.config_for("full", "centerface").parts] == ["centerface", "pnet", "hr-mini"]
+    assert [p.detector for p in lip_cost.config_for("quick", "pnet").parts] == ["pnet"]
+    with pytest.raises(UnknownName, match="quick, full"):
+        lip_cost.config_for("fast", "pnet")
