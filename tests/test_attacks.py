@@ -16,13 +16,14 @@ from torch import Tensor
 
 from lipcore.attacks.fgsm import Attack, Attacked, Update, fgsm, i_fgsm, instance_loss, update_rule
 from lipcore.attacks.gradients import cropped_sum, joint_gradient
-from lipcore.attacks.perturbation import PRESETS, Perturbation, preset, union
+from lipcore.attacks.perturbation import PRESETS, Perturbation, preset
 from lipcore.attacks.targets import (
     Instance,
     Matching,
     Support,
     find_instances,
     match_targets,
+    union,
     whole_image,
 )
 from lipcore.boxes import iou_matrix

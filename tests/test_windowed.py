@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipcore.attacks.gradients import cropped_sum, cropped_sum_naive
+from lipcore.attacks.fgsm import Attack, i_fgsm
+from lipcore.attacks.gradients import EXACT, Shortcut, cropped_sum, cropped_sum_naive, find_shortcut
 from lipcore.attacks.rules import UnsupportedOperation
-from lipcore.attacks.targets import Matching, Support, find_instances
+from lipcore.attacks.targets import Matching, Support, find_instances, union
 from lipcore.attacks.windowed import Graph
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector, load_detector
@@ -175,3 +176,56 @@ def test_batch_norm_in_training_is_refused() -> None:
 def test_no_instance_no_direction() -> None:
     image = torch.rand(1, 3, 32, 32, dtype=torch.float64).requires_grad_()
     assert not Graph(C42(C34(image)).flatten(), image).cropped_sum([], []).any()
+
+
+class TestShortcuts:
+    """Leaving a little out: bounded by what was measured, and never outside e_i."""
+
+    def setup_method(self) -> None:
+        self.detector = load_detector("centerface")
+        self.image = Grid(faces=9, distance=20, face_side=48, canvas=256).draw(0).image
+        responses = self.detector(self.image)
+        self.instances = find_instances(self.detector, responses, Matching())
+        self.targets = [i.targets for i in self.instances]
+        fixed = Extent(rule="fixed", value=90)
+        self.supports = fixed.supports(self.detector, self.image, responses, self.instances, self.targets, None)
+
+    def direction(self, shortcut: Shortcut) -> Tensor:
+        return cropped_sum(self.detector, self.image, self.targets, self.supports, shortcut)
+
+    def leak(self, shortcut: Shortcut) -> float:
+        exact = self.direction(EXACT)
+        return float((self.direction(shortcut) - exact).abs().sum() / exact.abs().sum())
+
+    def test_what_is_found_leaks_what_it_says(self) -> None:
+        tolerance = 0.08
+        shortcut = find_shortcut(self.detector, self.image, self.targets, self.supports, tolerance)
+        assert shortcut.stride > 0
+        assert 0 < shortcut.leak <= tolerance
+        assert self.leak(shortcut) == pytest.approx(shortcut.leak, rel=1e-3)
+
+    def test_coarser_and_narrower_leak_more(self) -> None:
+        by_stride = [self.leak(Shortcut(stride)) for stride in (2, 4, 16)]
+        by_margin = [self.leak(Shortcut(margin=margin)) for margin in (64, 16, 0)]
+        assert by_stride == sorted(by_stride)
+        assert by_margin == sorted(by_margin)
+        assert by_stride[0] > 0
+
+    def test_nothing_outside(self) -> None:
+        inside = union(self.supports, self.image).bool()
+        assert not self.direction(Shortcut(16.0))[..., ~inside].any()
+
+    def test_no_tolerance_that_small(self) -> None:
+        assert find_shortcut(self.detector, self.image, self.targets, self.supports, 1e-9) == EXACT
+
+    def test_an_attack_reports_its_leak(self) -> None:
+        attack = Attack("lip-a", i_fgsm(2), extent=Extent(rule="fixed", value=90), tolerance=0.08)
+        attacked = attack(self.detector, self.image)
+        assert 0 < attacked.shortcut.leak <= 0.08
+        assert float((attacked.image - self.image).abs().max()) <= 2
+        assert attack(self.detector, self.image, instances=self.instances[:1]).shortcut.leak <= 0.08
+
+    @pytest.mark.parametrize("tolerance", [-0.1, 1.0, float("nan")])
+    def test_bad_tolerance(self, tolerance: float) -> None:
+        with pytest.raises(ValueError, match="tolerance"):
+            Attack("lip-a", i_fgsm(2), tolerance=tolerance)

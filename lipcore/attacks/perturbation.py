@@ -24,8 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lipcore.attacks.gradients import cropped_sum, joint_gradient
-from lipcore.attacks.targets import Support
+from lipcore.attacks.gradients import EXACT, Shortcut, cropped_sum, joint_gradient
+from lipcore.attacks.targets import Support, union
 from lipcore.detectors.base import Detector
 from lipcore.errors import UnknownName
 
@@ -84,6 +84,7 @@ class Perturbation:
         targets: Sequence[Tensor],
         supports: Sequence[Support],
         generator: torch.Generator,
+        shortcut: Shortcut = EXACT,
     ) -> Tensor:
         """R, the direction whose sign the attack steps against.
 
@@ -93,6 +94,7 @@ class Perturbation:
             targets: for each instance, the response indices to attack.
             supports: for each instance, e_i (the whole image where nothing is cropped).
             generator: used by random signs only.
+            shortcut: what separate instances may leave out; by default nothing.
 
         Returns:
             (1, 3, H, W).
@@ -104,17 +106,9 @@ class Perturbation:
             generator.set_state(state)
             return (signs * 2 - 1).to(image)
         if self.instances == "separate":
-            return cropped_sum(detector, image, targets, supports)
+            return cropped_sum(detector, image, targets, supports, shortcut)
         gradient = joint_gradient(detector, image, None if self.loss == "map" else torch.cat(list(targets)))
         return gradient * union(supports, image) if self.crop == "erf" else gradient
-
-
-def union(supports: Sequence[Support], image: Tensor) -> Tensor:
-    """The 0/1 mask (H, W) of all e_i together, in the image's dtype."""
-    mask = torch.zeros(image.shape[-2:], dtype=torch.bool, device=image.device)
-    for support in supports:
-        mask[support.rows, support.cols] |= support.mask
-    return mask.to(image.dtype)
 
 
 IMP = Perturbation(name="imp", loss="map")

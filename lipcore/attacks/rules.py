@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcore.attacks.windows import FAR, Boxes, Ints, Windows, margins, overlap, zeros_like_map
+from lipcore.attacks.windows import FAR, Boxes, Ints, Windows, map_like, margins, overlap
 from lipcore.errors import LipcoreError
 
 #: A node of torch's autograd graph.
@@ -96,7 +96,8 @@ class Elementwise(Rule):
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """The gradient times the slope; zero outside the map."""
         g = out.trimmed(keep)
-        values = zeros_like_map(g.values, len(g.values), *(int(s) for s in g.size))
+        height, width = (int(s) for s in g.size)
+        values = map_like(g.values, len(g.values), height, width, zeros=bool(g.hangs(self.size).any()))
         start = np.zeros(2, np.int64)
         for i in range(len(values)):
             mine, (rows, cols) = overlap(g.origin[i], g.size, start, self.size)
@@ -172,6 +173,9 @@ class Convolution(Sliding):
         else:  # a 1x1 kernel leaves each place alone, so that trimming first is cheaper
             out = out.trimmed(Boxes(keep.lo + self.padding, keep.hi + self.padding))
         groups = self.node._saved_groups
+        if self.kernel.max() == 1 and groups == 1 and self.stride.max() == 1:
+            values = (out.values.permute(0, 2, 3, 1) @ self.weight[:, :, 0, 0]).permute(0, 3, 1, 2)
+            return Windows(values, out.origin - self.padding, out.clean and not self.padding.any())
         first = out.origin * self.stride - self.padding
         size = (out.size - 1) * self.stride + self.reach + 1
         padding = np.minimum(np.minimum(*margins(first, size, keep)), (size - 1) // 2)

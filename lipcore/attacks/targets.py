@@ -145,3 +145,11 @@ def squares(centres: Tensor, sides: Sequence[int], height: int, width: int) -> S
 def whole_image(height: int, width: int, device: torch.device | None = None) -> Support:
     """The support that crops nothing."""
     return Support(0, 0, torch.ones(height, width, dtype=torch.bool, device=device))
+
+
+def union(supports: Sequence[Support], image: Tensor) -> Tensor:
+    """The 0/1 mask (H, W) of all e_i together, in the image's dtype."""
+    mask = torch.zeros(image.shape[-2:], dtype=torch.bool, device=image.device)
+    for support in supports:
+        mask[support.rows, support.cols] |= support.mask
+    return mask.to(image.dtype)

@@ -12,12 +12,16 @@ The operations and the activations are those that torch recorded in an ordinary 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcore.attacks.rules import (
@@ -36,8 +40,8 @@ from lipcore.attacks.rules import (
     cutting,
     padding,
 )
-from lipcore.attacks.targets import Support
-from lipcore.attacks.windows import Boxes, Ints, Windows, overlap
+from lipcore.attacks.targets import Support, union, whole_image
+from lipcore.attacks.windows import Boxes, Ints, Windows, map_like, overlap
 
 #: Operations that belong to the network's body; between the logits and the first of them lies only rearrangement.
 BODY: dict[str, Callable[[Node, tuple[int, int]], Rule]] = {
@@ -64,7 +68,7 @@ RULES: dict[str, Callable[[Node, tuple[int, int]], Rule]] = BODY | {
     },
 }
 #: A batch of windows covers at most this share of the image, unless it holds one instance: it bounds the memory.
-SHARE = 1.0
+SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,11 @@ class Graph:
         if self.leaf is None or sum(map(_is_leaf, self.order)) != 1:
             raise UnsupportedOperation("the logits depend on something else than the image")
         self.entries = list(self._read(order, reading))
+        #: Of each node the coarsest stride between it and the image, itself included.
+        self.coarsest: dict[Node, float] = {}
+        for node in reversed(self.order):
+            below = [self.coarsest[parent] for parent in _parents(node)]
+            self.coarsest[node] = max(image.shape[2] / self.sizes[node][0], *below, 0.0)
 
     def _rule(self, node: Node) -> Rule:
         parents = _parents(node)
@@ -152,13 +161,47 @@ class Graph:
             ranked = torch.argsort(response, stable=True)
             yield node, places[ranked], response[ranked].cpu().numpy(), factor[0, c, y, x][ranked]
 
-    def cropped_sum(self, targets: Sequence[Tensor], supports: Sequence[Support]) -> Tensor:
-        """R = sum_i C_ei * grad L_mi, (1, 3, H, W), with the loss toward "no face"; see :mod:`lipcore.attacks`."""
-        direction = torch.zeros_like(self.image)
+    def cropped_sum(
+        self, targets: Sequence[Tensor], supports: Sequence[Support], stride: float = 0, margin: float = math.inf
+    ) -> Tensor:
+        """R = sum_i C_ei * grad L_mi, with the loss toward "no face".
+
+        Args:
+            targets: for each instance its response indices (T_i,).
+            supports: for each instance e_i.
+            stride: 0 keeps the instances apart down to the image: exact. Otherwise each instance is cropped to e_i on
+                the maps of that stride already, and the maps below are swept once for all instances together. A pixel
+                near the border of e_i then misses a little of its gradient, and gets a little of its neighbours'.
+            margin: what leads from the targets to e_i by places further than this from e_i, in pixels, is left out;
+                infinity leaves out nothing: exact.
+
+        Returns:
+            (1, 3, H, W); zero outside all e_i.
+        """
+        below = {node for node, coarsest in self.coarsest.items() if coarsest <= 1.05 * stride} | {self.leaf}
+        shared: dict[Node, Tensor] = {self.leaf: torch.zeros_like(self.image)}
         self.work: list[Work] = []
         for chunk in self._chunks(supports):
-            self._add([targets[i] for i in chunk], [supports[i] for i in chunk], direction)
-        return direction
+            own, crops = [targets[i] for i in chunk], [supports[i] for i in chunk]
+            found = ((entry[0], self._seed(own, *entry)) for entry in self.entries)
+            seeds = {node: seed for node, seed in found if seed is not None}
+            for node, windows in self._sweep(seeds, self.windows(seeds, crops, margin), stop=below):
+                self._share(node, windows, crops, shared)
+        if len(shared) > 1:
+            whole = [whole_image(self.image.shape[2], self.image.shape[3], self.image.device)]
+            direction = shared.pop(self.leaf)
+            origin = np.zeros((1, 2), np.int64)
+            seeds = {node: Windows(values, origin, clean=True) for node, values in shared.items()}
+            for _, windows in self._sweep(seeds, self.windows(seeds, whole), stop={self.leaf}):
+                direction += windows.placed(origin, np.asarray(direction.shape[2:]))
+            return direction * union(supports, direction)
+        return shared[self.leaf]
+
+    @property
+    def strides(self) -> list[float]:
+        """What may be given as ``stride``, ascending: one for each resolution but the coarsest."""
+        found = sorted({round(c, 2) for c in self.coarsest.values() if c > 1})
+        return [s for s, after in pairwise(found) if after > 1.2 * s]
 
     def _chunks(self, supports: Sequence[Support]) -> Iterator[list[int]]:
         """Instances of similar size together, since the windows of a batch are as large as its largest."""
@@ -173,29 +216,74 @@ class Graph:
         if chunk:
             yield chunk
 
-    def _add(self, targets: Sequence[Tensor], supports: Sequence[Support], direction: Tensor) -> None:
-        """Adds the crops of a few instances to ``direction``."""
-        found = ((entry[0], self._seed(targets, *entry)) for entry in self.entries)
-        seeds = {node: seed for node, seed in found if seed is not None}
-        needed = self._needed(seeds, supports)
+    def _sweep(
+        self, seeds: dict[Node, Windows], needed: dict[Node, Boxes], stop: set[Node]
+    ) -> Iterator[tuple[Node, Windows]]:
+        """Carries gradients down from the seeds; what arrives at the nodes in ``stop``, each several times."""
         waiting: dict[Node, list[Windows]] = defaultdict(list)
         for node in self.order:
             parts = waiting.pop(node, [])
             if node in seeds:
+                if node in stop and len(seeds[node].values) > 1:
+                    yield node, seeds[node]
+                    continue
                 parts.append(seeds[node])
-            keep = needed[node]
-            if not parts or not keep.filled.any():
+            if not parts or not needed[node].filled.any():
                 continue
-            out = _merged(parts, keep)
-            if node is self.leaf:
-                _crop(out, supports, direction)
-                continue
+            out = _merged(parts, needed[node])
             rule = self.rules[node]
             if isinstance(rule, Convolution):
-                places = len(targets) * int(out.size.prod())
+                places = len(out.values) * int(out.size.prod())
                 self.work.append(Work(places, self.sizes[node][0] * self.sizes[node][1], rule.weight.numel()))
             for parent, windows in rule.backward(out, [needed.get(p) for p, _ in node.next_functions]):
-                waiting[parent].append(windows)
+                if parent in stop:
+                    yield parent, windows
+                else:
+                    waiting[parent].append(windows)
+
+    def _share(self, node: Node, windows: Windows, supports: Sequence[Support], shared: dict[Node, Tensor]) -> None:
+        """Crops each instance's window to its e_i, as seen at the node's resolution, and adds it to the one map."""
+        height, width = self.sizes[node]
+        if node not in shared:
+            shared[node] = map_like(windows.values, 1, height, width, zeros=True)
+        into = shared[node][0]
+        y, x = self.pixels[node]
+        places = self.near(node, supports, 0)
+        for values, origin, support, lo, hi in zip(
+            windows.values, windows.origin, supports, places.lo, places.hi, strict=True
+        ):
+            mine, _ = overlap(origin, windows.size, lo, hi - lo)
+            there = tuple(slice(m.start + int(o), m.stop + int(o)) for m, o in zip(mine, origin, strict=True))
+            inside = support.mask[np.ix_(y[there[0]] - support.top, x[there[1]] - support.left)]
+            into[:, *there] += values[:, *mine] * inside
+
+    @cached_property
+    def pixels(self) -> dict[Node, tuple[Ints, Ints]]:
+        """For each map the row of the image amid what each of its rows reads, and the same for its columns."""
+        exact: dict[Node, list[NDArray[np.float64]]] = {
+            self.leaf: [np.arange(n, dtype=float) for n in self.sizes[self.leaf]]
+        }
+        for node in reversed(self.order):
+            if node is not self.leaf:
+                parent = _parents(node)[0]
+                index = np.arange(max(self.sizes[node]))[:, None].repeat(2, axis=1)
+                read = self.rules[node].reads(Boxes(index, index + 1))
+                middle = (read.lo + read.hi - 1) / 2
+                exact[node] = [
+                    np.interp(middle[:size, axis], np.arange(len(below)), below)
+                    for axis, (size, below) in enumerate(zip(self.sizes[node], exact[parent], strict=True))
+                ]
+        return {node: tuple(np.rint(a).astype(np.int64) for a in axes) for node, axes in exact.items()}  # type: ignore[misc]
+
+    def near(self, node: Node, supports: Sequence[Support], margin: float) -> Boxes:
+        """The places of a map that stand for pixels at most ``margin`` from each e_i."""
+        first = np.array([[s.top, s.left] for s in supports])
+        last = first + [s.mask.shape for s in supports]
+        lo, hi = (
+            np.stack([np.searchsorted(at, edge[:, axis]) for axis, at in enumerate(self.pixels[node])], axis=1)
+            for edge in (first - margin, last + margin)
+        )
+        return Boxes(lo, hi)
 
     def _seed(
         self, targets: Sequence[Tensor], node: Node, places: Tensor, responses: Ints, factors: Tensor
@@ -224,8 +312,10 @@ class Graph:
         values.index_put_(index, slope.to(values), accumulate=True)
         return Windows(values, origin, clean=True)
 
-    def _needed(self, seeds: dict[Node, Windows], supports: Sequence[Support]) -> dict[Node, Boxes]:
-        """For each map the places that the targets read and that read a pixel of e_i."""
+    def windows(
+        self, seeds: dict[Node, Windows], supports: Sequence[Support], margin: float = math.inf
+    ) -> dict[Node, Boxes]:
+        """For each map the places that the targets read and that read a pixel of e_i (and are not too far from it)."""
         count = len(supports)
         lo = np.array([[s.top, s.left] for s in supports])
         below = {self.leaf: Boxes(lo, lo + [s.mask.shape for s in supports])}
@@ -244,7 +334,10 @@ class Graph:
                 for parent in _parents(node):
                     read = self.rules[node].reads(above[node]).clip(self.sizes[parent]).cleaned()
                     above[parent] |= read
-        return {node: (above[node] & below[node]).cleaned() for node in self.order}
+        boxes = {node: above[node] & below[node] for node in self.order}
+        if margin < math.inf:
+            boxes = {node: box & self.near(node, supports, margin) for node, box in boxes.items()}
+        return {node: box.cleaned() for node, box in boxes.items()}
 
 
 def _extent(places: np.ndarray, origin: Ints) -> Boxes:
@@ -268,16 +361,6 @@ def _merged(parts: list[Windows], keep: Boxes) -> Windows:
     for part in parts[1:]:
         total = total + part.placed(origin, size)
     return Windows(total, origin, all(p.clean for p in parts)).trimmed(keep)
-
-
-def _crop(windows: Windows, supports: Sequence[Support], direction: Tensor) -> None:
-    """Adds what lies in each e_i to the direction."""
-    for values, origin, support in zip(windows.values, windows.origin, supports, strict=True):
-        start = np.array([support.top, support.left])
-        mine, theirs = overlap(origin, windows.size, start, support.mask.shape)
-        crop = values[:, *mine] * support.mask[theirs]
-        top, left = support.top + theirs[0].start, support.left + theirs[1].start
-        direction[0, :, top : top + crop.shape[1], left : left + crop.shape[2]] += crop
 
 
 def _called(node: Node, probe: Tensor) -> tuple[Tensor | None, ...]:

@@ -91,18 +91,21 @@ class Windows:
             if (top, left, h, w) == (0, 0, height, width):
                 return self.values
             return F.pad(self.values, (left, width - left - w, top, height - top - h))
-        out = zeros_like_map(self.values, len(self.values), height, width)
+        out = map_like(self.values, len(self.values), height, width, zeros=True)
         for i in range(len(out)):
             inside, mine = overlap(origin[i], (height, width), self.origin[i], self.values.shape[-2:])
             out[i][:, *inside] = self.values[i][:, *mine]
         return out
 
+    def hangs(self, size: Sequence[int]) -> NDArray[np.bool_]:
+        """(n,) which windows reach beyond a map of that height and width."""
+        return np.asarray(((self.origin < 0) | (self.origin + self.size > np.asarray(size))).any(axis=1))
+
     def wipe(self, size: Sequence[int]) -> None:
         """Zeros where a window hangs over the border of a map of that ``size``."""
         if self.clean:
             return
-        hangs = ((self.origin < 0) | (self.origin + self.size > np.asarray(size))).any(axis=1)
-        for i in np.flatnonzero(hangs):
+        for i in np.flatnonzero(self.hangs(size)):
             (rows, cols), _ = overlap(self.origin[i], self.values.shape[-2:], np.zeros(2, np.int64), size)
             kept = self.values[i, :, rows, cols].clone()
             self.values[i] = 0
@@ -131,7 +134,8 @@ def overlap(origin: Ints, size: Any, other: Ints, extent: Any) -> tuple[tuple[sl
     return own, theirs
 
 
-def zeros_like_map(values: Tensor, count: int, height: int, width: int) -> Tensor:
-    """Zeros (count, C, height, width) in the device, dtype and memory order of ``values``."""
+def map_like(values: Tensor, count: int, height: int, width: int, *, zeros: bool) -> Tensor:
+    """Room for (count, C, height, width) in the device and dtype of ``values``, channels last."""
     shape = (count, values.shape[1], height, width)
-    return torch.zeros(shape, dtype=values.dtype, device=values.device).contiguous(memory_format=torch.channels_last)
+    room = torch.empty(shape, dtype=values.dtype, device=values.device, memory_format=torch.channels_last)
+    return room.zero_() if zeros else room
