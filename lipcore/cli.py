@@ -1,4 +1,4 @@
-"""The command line: find the faces in a photograph, hide them, evaluate detections, and look after data."""
+"""The command line: find the faces in a photograph, hide them, evaluate detections, train, and look after data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from lipcore.errors import LipcoreError, UnknownName
 from lipcore.images import check_output, load_image, save_image
 from lipcore.metrics import fddb, wider_files
 from lipcore.metrics.success import visibility
+from lipcore.training import hr_mini
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data = typer.Typer(no_args_is_help=True, help="Weights and datasets: what is here, and how to get what is not.")
 app.add_typer(data, name="data")
 score = typer.Typer(no_args_is_help=True, help="Scores of anyone's detections, as the benchmarks' own tools give them.")
 app.add_typer(score, name="evaluate")
+train = typer.Typer(no_args_is_help=True, help="Makes the weights that ship with the project once more.")
+app.add_typer(train, name="train")
 
 Photo = Annotated[Path, typer.Argument(help="A photograph in any format that Pillow reads.")]
 DetectorName = Annotated[str, typer.Option("--detector", help=f"{', '.join(REGISTRY)}, or package.module:factory.")]
@@ -187,6 +190,27 @@ def _percent(row: dict[str, Any]) -> str:
     if row["ci_low"] is None:
         return value
     return f"{value} ({100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f})"
+
+
+@train.command("hr-mini")
+def train_hr_mini(
+    folder: Annotated[Path, typer.Option("--data", help="The folder widerface_train_small.")],
+    out: Annotated[Path, typer.Option(help="Where weights, checkpoint and log go.")] = Path("hr_mini"),
+    device: Device = "cpu",
+    steps: Annotated[int, typer.Option(help="The schedule's length at most.", min=1)] = hr_mini.TrainConfig.steps,
+    minutes: Annotated[
+        float, typer.Option(help="The schedule's length at most, in minutes of training; 0 for no such limit.", min=0)
+    ] = hr_mini.TrainConfig.minutes,
+    seed: Annotated[int, typer.Option(help="Of weights, templates, crops and sampling.")] = hr_mini.TrainConfig.seed,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="NAME=VALUE of any other field of TrainConfig; repeatable.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start afresh instead of from the checkpoint.")] = False,
+) -> None:
+    """Trains HR-mini; run it again to go on from the last checkpoint. log.csv in --out holds the learning curves."""
+    with told():
+        config = hr_mini.TrainConfig.parse(option or [], steps=steps, minutes=minutes, seed=seed)
+        typer.echo(f"written to {hr_mini.train(config, folder, out, device, resume=not restart)}")
 
 
 @data.command("list")

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from lipcore.boxes import iou_matrix
+from lipcore.cli import app
+from lipcore.detectors import load_detector
 from lipcore.detectors.hr_mini import HRMini, cell_centres, decode
 from lipcore.errors import DataError, LipcoreError, UnknownName
 from lipcore.training.hr_loss import batch_loss, make_targets, sample
@@ -216,3 +219,27 @@ def test_evaluation_of_a_perfect_and_of_a_blind_net(photos: list[Photo]) -> None
 def test_a_wrong_option_names_the_nearest() -> None:
     with pytest.raises(UnknownName, match="Did you mean 'steps'"):
         TrainConfig.of(stepps=3)
+
+
+def test_the_command_trains_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    options = ("batch=2", "side=96", "templates=3", "high=60", "held_out=1", "checkpoint=1e-9")
+    arguments = ["train", "hr-mini", "--data", folder, "--out", tmp_path / "out", "--minutes", 0]
+    arguments += [part for option in options for part in ("--option", option)]
+    for steps in (1, 2):
+        done = CliRunner().invoke(app, [str(a) for a in (*arguments, "--steps", steps)])
+        assert done.exit_code == 0, done.output
+        assert done.stdout == f"written to {tmp_path / 'out' / 'hr_mini.safetensors'}\n"
+    rows = list(csv.DictReader((tmp_path / "out" / "log.csv").open(newline="")))
+    assert [r["step"] for r in rows] == ["1", "2"]
+    detector = load_detector("hr-mini", weights=tmp_path / "out" / "hr_mini.safetensors")
+    assert (detector.name, len(detector.templates)) == ("hr-mini", 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("stepps=3", "Did you mean 'steps'"), ("lr", "not of the form name=value"), ("batch=few", "invalid literal")],
+)
+def test_the_command_says_what_is_wrong_with_an_option(tmp_path: Path, option: str, message: str) -> None:
+    done = CliRunner().invoke(app, ["train", "hr-mini", "--data", str(tmp_path), "--option", option])
+    assert done.exit_code == 1
+    assert message in done.stderr

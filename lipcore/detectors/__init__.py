@@ -15,6 +15,7 @@ REGISTRY = {
     "centerface": "lipcore.detectors.centerface:CenterFace",
     "pnet": "lipcore.detectors.pnet:PNet",
     "hr": "lipcore.detectors.hr:HR",
+    "hr-mini": "lipcore.detectors.hr_mini:HRMini",
     "retinaface": "lipcore.detectors.retinaface:RetinaFace",
 }
 

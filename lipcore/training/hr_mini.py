@@ -15,7 +15,7 @@ import csv
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,24 @@ class TrainConfig:
             if name not in valid:
                 raise UnknownName("training option", name, valid)
         return cls(**fields)
+
+    @classmethod
+    def parse(cls, options: Sequence[str], **fields: Any) -> TrainConfig:
+        """A config from lines ``name=value``, read in the type of each field's default, and further ``fields``.
+
+        Raises:
+            UnknownName: no such field.
+            ValueError: a line without ``=``, or a value that is no number.
+        """
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}
+        for option in options:
+            name, equals, value = option.partition("=")
+            if not equals:
+                raise ValueError(f"option {option!r} is not of the form name=value")
+            if name not in defaults:
+                raise UnknownName("training option", name, defaults)
+            fields[name] = type(defaults[name])(value)
+        return cls.of(**fields)
 
 
 Batch = tuple[Tensor, list[Targets]]
