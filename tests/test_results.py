@@ -23,7 +23,7 @@ import toys
 from lipcore import results
 from lipcore.attacks.targets import Matching
 from lipcore.errors import DataError
-from lipcore.experiments import ipi_synthetic
+from lipcore.experiments import ipi_synthetic, ipi_table
 from lipcore.experiments.records import Records
 from lipcore.receptive_field import Extent
 from lipcore.results import (
@@ -202,7 +202,7 @@ class TestPlain:
     def test_digest_of_the_default_study_is_what_full_runs_recorded(self) -> None:
         """Records are found again by it: a change of a field or a default throws every recorded run away."""
         pnet = ipi_synthetic.load_detector("pnet")
-        assert ipi_synthetic._fingerprint(ipi_synthetic.full("centerface"), pnet) == "aedcdacf2160"
+        assert ipi_synthetic.full("centerface").fingerprint(pnet) == "aedcdacf2160"
 
 
 def test_git_commit_names_the_checkout() -> None:
@@ -333,7 +333,7 @@ class TestKilledForReal:
         assert without_seconds(list(resumed)) == without_seconds(list(straight))
 
         tables = [
-            read_results(ipi_synthetic.summarise(TINY, Records(path, ipi_synthetic.KEY), "test", path.with_suffix("")))
+            read_results(ipi_table.summarise(TINY, Records(path, ipi_synthetic.KEY), "test", path.with_suffix("")))
             for path in (killed, whole)
         ]
         assert without_seconds(tables[0]["rows"]) == without_seconds(tables[1]["rows"])

@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
 import torch
+import typer
 from torch import Tensor
 from tqdm import tqdm
 
 from lipcore.attacks.fgsm import Attack, update_rule
 from lipcore.attacks.perturbation import PRESETS
 from lipcore.attacks.targets import Instance, Matching, find_instances
-from lipcore.datasets.synthetic import EVALUATION_FACES, INSET, Grid, resized_face
+from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import UnknownName
+from lipcore.experiments.ipi_table import EXPERIMENT, POSTER_CELLS, summarise
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
-from lipcore.metrics.intervals import Estimate, difference, ratio_of_means, share
-from lipcore.metrics.success import attack_success, found, interference, logit_drops
+from lipcore.metrics.success import found, logit_drops
 from lipcore.receptive_field import Extent
-from lipcore.results import Dataset, Stopwatch, digest, poster, results_path, write_results
-from lipcore.verdicts import Comparison, judge
+from lipcore.results import Stopwatch, digest, results_path
 
-EXPERIMENT = "ipi_synthetic"
 KEY = ("config", "detector", "faces", "distance", "epsilon", "perturbation", "image")
 
-#: The poster's five cells, (faces, distance).
-POSTER_CELLS = ((1, 40), (9, 40), (9, 160), (9, 240), (64, 40))
 JOINT = ("random", "imp", "lp-w", "imp-i", "lp")
 SEPARATE = ("lip-a", "lip-h")
+#: Numbers of faces, and distances between them in pixels, whose every pair that fits the canvas is in the full profile.
+FACES = (1, 4, 9, 16, 25, 36, 49, 64, 81)
+DISTANCES = (40, 80, 120, 160, 200, 240)
+#: Stands beside every detector: its receptive field is too small for faces to meet in it.
+CONTROL = "pnet"
 #: Faces of an image that are also attacked alone, for the interference coefficient.
 ALONE = 3
 
@@ -99,6 +102,10 @@ class Config:
             identical=self.identical,
         )
 
+    def fingerprint(self, detector: Detector) -> str:
+        """Changes with all that a record depends on besides its own unit."""
+        return digest([replace(self, parts=()), detector.weights_sha256, detector.extra_repr()])
+
 
 def quick(detector: str) -> Config:
     """For a laptop: few images, since a step on this canvas costs 0.3 s on one core with CenterFace."""
@@ -107,28 +114,54 @@ def quick(detector: str) -> Config:
         Part(detector, POSTER_CELLS[1:], JOINT, images=1),
         Part(detector, POSTER_CELLS[1:2], ("lip-a", "alone"), images=1),
     ]
-    if detector != "pnet":
+    if detector != CONTROL:
         parts += [
-            Part("pnet", POSTER_CELLS, JOINT, images=1),
-            Part("pnet", POSTER_CELLS[:2], (*SEPARATE, "alone"), images=1),
+            Part(CONTROL, POSTER_CELLS, JOINT, images=1),
+            Part(CONTROL, POSTER_CELLS[:2], (*SEPARATE, "alone"), images=1),
         ]
     return Config(parts=tuple(parts))
 
 
+def grid_cells(config: Config) -> list[tuple[int, int]]:
+    """Every (faces, distance) of the study that fits the canvas, besides the poster's; one face has one distance."""
+    cells = []
+    for faces in FACES[1:]:
+        for distance in DISTANCES:
+            try:
+                config.grid(faces, distance)
+            except ValueError:
+                continue
+            if (faces, distance) not in POSTER_CELLS:
+                cells.append((faces, distance))
+    return cells
+
+
 def full(detector: str) -> Config:
-    """The poster's cells first, then smaller epsilons: hours on a laptop with CenterFace; P-Net is far cheaper."""
-    parts: list[Part] = []
-    for name, images in ((detector, 6), ("pnet", 30)):
+    """In order of importance: the poster's cells, the grid, epsilon 2, the other detectors, the other epsilons.
+
+    Thirty images where there is one face; elsewhere at least six images and thirty faces.
+    """
+    every = (*JOINT, *SEPARATE, "alone")
+    grid = grid_cells(Config(parts=()))
+    parts = [
+        Part(detector, POSTER_CELLS, JOINT, images=30),
+        Part(detector, POSTER_CELLS, (*SEPARATE, "alone"), images=6),
+        Part(detector, POSTER_CELLS[:4], (*SEPARATE, "alone"), images=30),
+        *(Part(detector, (cell,), every, images=max(6, -(-30 // cell[0]))) for cell in grid),
+        Part(detector, POSTER_CELLS[:1], every, epsilons=(2.0,), images=30),
+        Part(detector, POSTER_CELLS[1:], every, epsilons=(2.0,), images=6),
+        *(Part(detector, (cell,), every, epsilons=(2.0,), images=max(6, -(-30 // cell[0]))) for cell in grid),
+    ]
+    others = [name for name in ("centerface", CONTROL) if name != detector]
+    for name in others:
+        images = 30 if name == CONTROL else 6
         parts += [
             Part(name, POSTER_CELLS, JOINT, images=30),
             Part(name, POSTER_CELLS[:4], (*SEPARATE, "alone"), images=images),
             Part(name, POSTER_CELLS[4:], (*SEPARATE, "alone"), images=6),
         ]
-    for name, images in ((detector, 6), ("pnet", 30)):
-        parts += [
-            Part(name, POSTER_CELLS, JOINT, epsilons=(2.0, 1.0), images=images),
-            Part(name, POSTER_CELLS[:4], SEPARATE, epsilons=(2.0, 1.0), images=6),
-        ]
+    parts.append(Part(detector, POSTER_CELLS, (*JOINT, *SEPARATE), epsilons=(1.0, 8.0, 16.0), images=6))
+    parts += [Part(name, POSTER_CELLS, (*JOINT, *SEPARATE), epsilons=(2.0, 1.0), images=6) for name in others]
     return Config(parts=tuple(dict.fromkeys(parts)))
 
 
@@ -146,37 +179,34 @@ def config_for(profile: str, detector: str) -> Config:
     return PROFILES[profile](detector)
 
 
-def run(config: Config, records_path: Path, *, device: str = "cpu") -> Records:
-    """Does whatever units of ``config`` are not recorded yet, one image at a time.
+@dataclass(frozen=True)
+class Task:
+    """What is still to be done with one image."""
 
-    Args:
-        config: what to measure.
-        records_path: where one line for each image goes; what is there is not done again.
-        device: where the detectors run.
+    detector: str
+    grid: Grid
+    epsilon: float
+    seed: int
+    perturbations: tuple[str, ...]
+
+
+def tasks(config: Config, records: Records) -> Iterator[tuple[Part, Task]]:
+    """What of ``config`` is not recorded yet, in its order, each unit of work once.
 
     Raises:
-        ValueError: a grid does not fit its canvas; raised before anything is run.
+        ValueError: a grid does not fit its canvas.
     """
-    records = Records(records_path, KEY)
-    units = [u for part in config.parts for u in _images(config, part)]
-    detectors: dict[str, Detector] = {}
-    for part, grid, epsilon, seed in tqdm(units, desc=EXPERIMENT, unit="image", disable=None):
-        if part.detector not in detectors:
-            detectors[part.detector] = load_detector(part.detector, device=device)
-        detector = detectors[part.detector]
-        unit = {
-            "config": _fingerprint(config, detector),
-            "detector": detector.name,
-            "faces": grid.faces,
-            "distance": grid.distance,
-            "epsilon": epsilon,
-            "image": seed,
-        }
-        wanted = [p for p in part.perturbations if not records.has({**unit, "perturbation": p})]
-        if wanted:
-            for record in _attack_image(config, detector, grid, epsilon, seed, wanted):
-                records.add({**unit, **record})
-    return records
+    planned: set[tuple[Any, ...]] = set()
+    shared = {name: _shared(config, name) for name in dict.fromkeys(p.detector for p in config.parts)}
+    for part, grid, epsilon, seed in [image for p in config.parts for image in _images(config, p)]:
+        missing = []
+        for perturbation in part.perturbations:
+            unit = shared[part.detector] | _unit(grid, epsilon, seed) | {"perturbation": perturbation}
+            if not records.has(unit) and records.unit(unit) not in planned:
+                planned.add(records.unit(unit))
+                missing.append(perturbation)
+        if missing:
+            yield part, Task(part.detector, grid, epsilon, seed, tuple(missing))
 
 
 def _images(config: Config, part: Part) -> Iterator[tuple[Part, Grid, float, int]]:
@@ -187,31 +217,119 @@ def _images(config: Config, part: Part) -> Iterator[tuple[Part, Grid, float, int
                 yield part, grid, epsilon, seed
 
 
-def _fingerprint(config: Config, detector: Detector) -> str:
-    """Changes with all that a record depends on besides its own unit."""
-    return digest([replace(config, parts=()), detector.weights_sha256, detector.extra_repr()])
+def run(config: Config, records_path: Path, *, device: str = "cpu", jobs: int = 1) -> Records:
+    """Does whatever units of ``config`` are not recorded yet, one image at a time; only this process writes.
+
+    Args:
+        config: what to measure.
+        records_path: where one line for each image goes; what is there is not done again.
+        device: where the detectors run.
+        jobs: processes that work; with several, each uses one thread.
+
+    Raises:
+        ValueError: a grid does not fit its canvas; raised before anything is run.
+    """
+    records = Records(records_path, KEY)
+    todo = [task for _, task in tasks(config, records)]
+    with tqdm(total=len(todo), desc=EXPERIMENT, unit="image", disable=None) as bar:
+        for done in _done(config, todo, device, jobs):
+            for record in done:
+                records.add(record)
+            bar.update()
+    return records
 
 
-def _attack_image(
-    config: Config, detector: Detector, grid: Grid, epsilon: float, seed: int, perturbations: Sequence[str]
-) -> Iterator[dict[str, Any]]:
+def _done(config: Config, todo: Sequence[Task], device: str, jobs: int) -> Iterator[Iterable[dict[str, Any]]]:
+    """The records of each task, from this process in order, from several as they come."""
+    if jobs == 1:
+        yield from (_attack_image(config, task, device) for task in todo)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
+    pool = ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
+    try:
+        for future in as_completed([pool.submit(_listed, config, task, device) for task in todo]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _listed(config: Config, task: Task, device: str) -> list[dict[str, Any]]:
+    return list(_attack_image(config, task, device))
+
+
+@cache
+def _loaded(name: str, device: str) -> Detector:
+    return load_detector(name, device=device)
+
+
+def _shared(config: Config, name: str) -> dict[str, Any]:
+    """The entries that all records of one detector share."""
+    detector = load_detector(name)
+    return {"config": config.fingerprint(detector), "detector": detector.name}
+
+
+def _unit(grid: Grid, epsilon: float, seed: int) -> dict[str, Any]:
+    return {"faces": grid.faces, "distance": grid.distance, "epsilon": epsilon, "image": seed}
+
+
+def minutes(config: Config, records_path: Path) -> Iterator[tuple[Part, int, float]]:
+    """What each part will take, from the records' own seconds: of the same detector, cell and perturbation if there are
+    any, else of the same detector, else of one image each, attacked now and not recorded.
+
+    Yields:
+        The part, the images it still needs, and minutes on one process.
+    """
+    records = Records(records_path, KEY)
+    known: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+
+    def learn(record: Mapping[str, Any]) -> None:
+        a_step = record["seconds"] / update_rule(config.update, record["epsilon"]).steps
+        known[record["detector"], record["perturbation"], record["faces"]].append(a_step)
+        known[record["detector"], record["perturbation"]].append(a_step)
+
+    for record in records:
+        learn(record)
+    waiting: dict[Part, list[Task]] = defaultdict(list)
+    for part, task in tasks(config, records):
+        waiting[part].append(task)
+    for part, todo in waiting.items():
+        name = _shared(config, part.detector)["detector"]
+        total = 0.0
+        for task in todo:
+            for perturbation in task.perturbations:
+                if (name, perturbation) not in known:
+                    once = replace(task, perturbations=(perturbation,))
+                    for record in _attack_image(config, once, "cpu"):
+                        learn(record)
+                a_step = known.get((name, perturbation, task.grid.faces)) or known[name, perturbation]
+                total += sum(a_step) / len(a_step) * update_rule(config.update, task.epsilon).steps
+        yield part, len(todo), total / 60
+
+
+def _attack_image(config: Config, task: Task, device: str) -> Iterator[dict[str, Any]]:
     """One record for each perturbation of one image."""
-    scene = grid.draw(seed)
-    image = scene.image.to(next(detector.parameters()).device)
+    detector = _loaded(task.detector, device)
+    scene = task.grid.draw(task.seed)
+    image = scene.image.to(device)
+    unit = {
+        "config": config.fingerprint(detector),
+        "detector": detector.name,
+        **_unit(task.grid, task.epsilon, task.seed),
+    }
     with torch.no_grad():
         responses = detector(image)
     clean = responses.logits[0]
     instances = find_instances(detector, responses, config.matching)
     before = found(scene.boxes, detector.select(responses, config.tau)[0].boxes, config.iou)
-    update = update_rule(config.update, epsilon)
+    update = update_rule(config.update, task.epsilon)
 
     def attacked(name: str, chosen: list[Instance]) -> Tensor:
-        attack = Attack(name, update, config.matching, config.extent, seed=seed)
+        attack = Attack(name, update, config.matching, config.extent, seed=task.seed)
         return quantise(attack(detector, image, instances=chosen).image)
 
-    for name in perturbations:
+    for name in task.perturbations:
         watch = Stopwatch()
-        record: dict[str, Any] = {"perturbation": name}
+        record: dict[str, Any] = {**unit, "perturbation": name}
         if name == "alone":
             step = max(1, len(instances) // ALONE)
             chosen = list(range(0, len(instances), step))[:ALONE]
@@ -233,173 +351,43 @@ def _attack_image(
                 "drops": [round(d, 4) for d in drops],
             }
         else:  # nothing found, so nothing to attack: the image stays as it is
-            zeros = "0" * grid.faces
+            zeros = "0" * task.grid.faces
             record |= {"before": zeros, "after": zeros, "drops": []}
         yield record | {"seconds": round(watch.seconds, 3)}
 
 
-def summarise(config: Config, records: Records, profile: str, path: Path | None = None, seed: int = 0) -> Path:
-    """Computes the table, its verdicts and the scalars for prose from the records, and writes the results file.
-
-    Args:
-        config: what was measured.
-        records: one for each image and perturbation.
-        profile: as the file names it.
-        path: of the results file; ``results/<profile>/ipi_synthetic.json`` by default.
-        seed: of the bootstrap.
-    """
-    loaded = {name: load_detector(name) for name in dict.fromkeys(part.detector for part in config.parts)}
-    detectors = list(loaded.values())
-    current = {_fingerprint(config, d) for d in detectors}
-    wanted = {
-        (loaded[part.detector].name, perturbation, epsilon, *cell, image)
-        for part in config.parts
-        for perturbation in part.perturbations
-        for epsilon in part.epsilons
-        for cell in part.cells
-        for image in range(part.images)
-    }
-    groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
-    for record in records:
-        unit = tuple(record[k] for k in ("detector", "perturbation", "epsilon", "faces", "distance", "image"))
-        if record["config"] in current and unit in wanted:
-            groups[unit[:-1]][unit[-1]] = record
-    rows = []
-    for (detector, perturbation, epsilon, faces, distance), images in groups.items():
-        if perturbation == "alone":
-            continue
-        cell = {
-            "detector": detector,
-            "perturbation": perturbation,
-            "update": config.update,
-            "epsilon": epsilon,
-            "faces": faces,
-            "distance": distance,
-        }
-        counts = [_counts(r) for _, r in sorted(images.items())]
-        n_faces = sum(len(r["before"]) for r in images.values())
-        clean = sum(total for _, total in counts) / n_faces
-        shared = {"n_faces": n_faces, "clean_rate": clean, "seconds": sum(r["seconds"] for r in images.values())}
-        rows.append(cell | {"metric": "asr"} | _columns(share(*_columns_of(counts), seed=seed)) | shared)
-        drops = [r["drops"] for _, r in sorted(images.items()) if r["drops"]]
-        mean = ratio_of_means(drops, [[1.0] * len(d) for d in drops], seed=seed)
-        rows.append(cell | {"metric": "logit_drop"} | _columns(mean) | shared)
-        alone = groups.get((detector, "alone", epsilon, faces, distance), {})
-        if faces > 1 and perturbation != "random" and alone:
-            rows.append(cell | {"metric": "interference"} | _columns(_interference(images, alone, seed)) | shared)
-    judged = comparisons(groups, seed)
-    rows += [_difference_row(claim, detector, c) for (claim, detector), found in judged.items() for c in found]
-    seconds = sum(r["seconds"] for images in groups.values() for r in images.values())
-    used = {(r["faces"], r["distance"], r["image"]) for images in groups.values() for r in images.values()}
-    faces_seed = [resized_face(i, config.face_side).tolist() for i in range(EVALUATION_FACES)]
-    return write_results(
-        path or results_path(EXPERIMENT, profile),
-        experiment=EXPERIMENT,
-        profile=profile,
-        config=config,
-        rows=rows,
-        reported=poster("ipi"),
-        summary=_summary(rows, judged, [d.name for d in detectors], seconds),
-        detectors=detectors,
-        dataset=Dataset("LFW faces on grids", digest([faces_seed, INSET]), len(used), sum(f for f, _, _ in used)),
-        seed=seed,
-        seconds=seconds,
-    )
-
-
-def _counts(record: dict[str, Any]) -> tuple[int, int]:
-    return attack_success(*([c == "1" for c in record[k]] for k in ("before", "after")))
-
-
-def _columns_of(counts: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
-    return [hits for hits, _ in counts], [total for _, total in counts]
-
-
-def _columns(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
-
-
-def _interference(joint: dict[int, dict[str, Any]], alone: dict[int, dict[str, Any]], seed: int) -> Estimate:
-    """1 - mean(D_joint) / mean(D_alone) over the faces that were attacked both ways."""
-    images = [i for i in alone if i in joint and alone[i]["drops"]]
-    together = [[joint[i]["drops"][k] for k in alone[i]["chosen"]] for i in images]
-    apart = [alone[i]["drops"] for i in images]
-    value = interference(list(chain(*together)), list(chain(*apart)))
-    if np.isnan(value):
-        return Estimate(value, float("nan"), float("nan"), len(images))
-    ratio = ratio_of_means(together, apart, seed=seed)
-    return Estimate(value, 1 - ratio.high, 1 - ratio.low, ratio.n)
-
-
-#: The comparisons behind each claim, (more, less): the claim says that the first has the higher ASR.
-_FEWER = (((1, 40), (9, 40)), ((9, 40), (64, 40)), ((1, 40), (64, 40)))
-_FARTHER = (((9, 160), (9, 40)), ((9, 240), (9, 160)), ((9, 240), (9, 40)))
-_CROPPED = (("lp-w", "imp"), ("lp", "imp-i"), ("lip-a", "lp"))
-
-
-def comparisons(groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]], seed: int = 0) -> dict[Any, list[Comparison]]:
-    """The comparisons behind C1, C2 and C4 for each detector at epsilon 4, from the records.
-
-    C1 and C2 compare cells under IMP, as the poster does; C4 compares perturbations on one cell of several faces,
-    changing one factor at a time, paired on the images that both have.
-    """
-    made: dict[Any, list[Comparison]] = defaultdict(list)
-
-    def add(claim: str, detector: str, label: str, more: dict[int, Any], less: dict[int, Any], paired: bool) -> None:
-        keys = sorted(set(more) & set(less)) if paired else []
-        a = [_counts(more[i]) for i in keys or sorted(more)]
-        b = [_counts(less[i]) for i in keys or sorted(less)]
-        if not a or not b:
-            return
-        estimate = difference(_columns_of(a), _columns_of(b), paired=paired, seed=seed)
-        rates = [
-            sum(r["before"].count("1") for r in g.values()) / sum(len(r["before"]) for r in g.values())
-            for g in (more, less)
-        ]
-        made[claim, detector].append(Comparison(label, estimate, min(rates)))
-
-    for detector in dict.fromkeys(g[0] for g in groups):
-        for claim, pairs in (("c1", _FEWER), ("c2", _FARTHER)):
-            for more, less in pairs:
-                a, b = (groups.get((detector, "imp", 4.0, *cell), {}) for cell in (more, less))
-                add(claim, detector, f"imp: {more[0]} faces at {more[1]} px above {less[0]} at {less[1]}", a, b, False)
-        for cell in POSTER_CELLS[1:]:
-            for more_p, less_p in _CROPPED:
-                a, b = (groups.get((detector, p, 4.0, *cell), {}) for p in (more_p, less_p))
-                add("c4", detector, f"{more_p} above {less_p}: {cell[0]} faces at {cell[1]} px", a, b, True)
-    return made
-
-
-def _difference_row(claim: str, detector: str, comparison: Comparison) -> dict[str, Any]:
-    shared = {"detector": detector, "metric": "difference", "claim": claim, "label": comparison.label}
-    return shared | _columns(comparison.estimate) | {"clean_rate": comparison.clean_rate, "counts": comparison.counts}
-
-
-def _summary(
-    rows: Sequence[dict[str, Any]],
-    judged: dict[tuple[str, str], list[Comparison]],
-    names: Sequence[str],
-    seconds: float,
-) -> dict[str, Any]:
-    """Scalars for prose, of the detector under study and, with ``control_`` before them, of P-Net.
-
-    ``imp_9_40`` is the ASR of IMP in percent at epsilon 4 with 9 faces at 40 px; ``c1`` the verdict on C1.
-    """
-    summary: dict[str, Any] = {"minutes": round(seconds / 60, 1), "detector": names[0], "control": names[-1]}
-    for prefix, detector in (("", names[0]), ("control_", names[-1])):
-        for row in rows:
-            if row["metric"] == "asr" and row["detector"] == detector and row["epsilon"] == 4.0:
-                name = f"{prefix}{row['perturbation']}_{row['faces']}_{row['distance']}".replace("-", "_")
-                summary[name] = round(100 * row["value"], 1)
-        for claim in ("c1", "c2", "c4"):
-            verdict = judge(judged.get((claim, detector), []))
-            summary[f"{prefix}{claim}"] = verdict.verdict
-            summary[f"{prefix}{claim}_reason"] = verdict.reason
-    return summary
-
-
-def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
+def measure(profile: str, detector: str, *, device: str = "cpu", jobs: int = 1) -> Path:
     """Runs what is missing of a profile and writes its results; returns the results file."""
     config = config_for(profile, detector)
     path = results_path(EXPERIMENT, profile)
-    return summarise(config, run(config, path.with_suffix(".records.jsonl"), device=device), profile, path)
+    return summarise(config, run(config, path.with_suffix(".records.jsonl"), device=device, jobs=jobs), profile, path)
+
+
+def main(
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
+    detector: Annotated[str, typer.Option(help="Its name, or package.module:factory.")] = "hr-mini",
+    device: Annotated[str, typer.Option(help="Where it runs.")] = "cpu",
+    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
+    parts: Annotated[int, typer.Option(help="Only so many parts of the profile, the first; 0: all.")] = 0,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only say how long each part will take.")] = False,
+    table: Annotated[bool, typer.Option("--table", help="Only write the table of what is recorded.")] = False,
+) -> None:
+    """Runs the synthetic study, or goes on with it, and writes its table."""
+    config = config_for(profile, detector)
+    path = results_path(EXPERIMENT, profile)
+    records_path = path.with_suffix(".records.jsonl")
+    if estimate:
+        for part, images, needed in minutes(config, records_path):
+            cells = ", ".join(f"{faces} at {distance}" for faces, distance in part.cells)
+            what = (
+                f"{part.detector}, epsilon {', '.join(f'{e:g}' for e in part.epsilons)}, {' '.join(part.perturbations)}"
+            )
+            typer.echo(f"{needed / jobs:6.1f} min: {images} images, {what}; {cells}")
+        return
+    if not table:
+        run(replace(config, parts=config.parts[: parts or None]), records_path, device=device, jobs=jobs)
+    typer.echo(summarise(config, Records(records_path, KEY), profile, path))
+
+
+if __name__ == "__main__":
+    typer.run(main)
