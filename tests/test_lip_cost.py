@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 import toys
 
+from lipcore import cost_plots
 from lipcore.attacks.targets import Support
 from lipcore.errors import DataError, UnknownName
 from lipcore.experiments import lip_cost, steps
@@ -72,6 +75,7 @@ def test_a_run_is_recorded_summarised_and_not_repeated(tmp_path: Path) -> None:
         assert row["ratio_low"] <= row["ratio_to_imp"] <= row["ratio_high"]
     exact = [r for r in rows if r["mode"] == "exact"]
     assert all(r["sign_agreement"] > 0.999 and r["leak"] < 1e-4 and 0 < r["k"] < 2 for r in exact)
+    assert all(r["leak"] <= CONFIG.tolerance and r["against"] == "exact" for r in rows if r["mode"] == "tolerance")
     assert next(r for r in rows if r["mode"] == "imp")["ratio_to_imp"] == 1
     assert document["summary"]["faces"] == 4
     assert document["summary"]["control_exact_ratio"] is None
@@ -167,3 +171,38 @@ def test_profiles() -> None:
     assert [p.detector for p in lip_cost.config_for("quick", "pnet").parts] == ["pnet"]
     with pytest.raises(UnknownName, match="quick, full"):
         lip_cost.config_for("fast", "pnet")
+
+
+def test_the_layers_of_a_window() -> None:
+    """From the logits down: one place of conv2's map, then what it reads, at most as far as e_i is reached."""
+    layers = steps.layers_of(case().first(1))
+    assert [layer.stride for layer in layers] == [4, 4]
+    for layer in layers:
+        (x0, y0, x1, y1), (left, top, right, bottom) = layer.cone, layer.window
+        assert x0 <= left < right <= x1
+        assert y0 <= top < bottom <= y1
+    assert layers[0].cone == (12, 12, 20, 16)
+    assert layers[1].cone == (8, 8, 24, 20)
+
+
+def test_tables_and_figures_draw_what_is_there(tmp_path: Path) -> None:
+    config = replace(CONFIG, parts=(replace(CONFIG.parts[0], cells=CONFIG.parts[0].cells[1:]),))
+    rows = pd.DataFrame(rows_of(lip_cost.run(config, tmp_path / "r.jsonl")))
+    table = cost_plots.cost_table(rows, "toy")
+    assert len(table) == 2 * (len(MODES) - 1)
+    assert table["s a step"].str.endswith("*").sum() == 2
+    assert (table["MB"] == "–").all()
+    assert len(cost_plots.cost_figure(rows).axes) == 1
+    assert "not measured" in cost_plots.cost_figure(rows, "peak_mb").axes[0].texts[0].get_text()
+    assert len(cost_plots.model_figure(rows).axes[0].lines) == 1 + 2
+    layers = steps.layers_of(case())
+    assert len(cost_plots.layers_figure(case().image, layers, case().supports[0]).axes) == 1
+    sweep = pd.DataFrame(
+        [{"detector": "toy", "sweep": s, "x": 4, "mode": "imp", "value": 0.1} for s in ("faces", "pixels")]
+    )
+    assert [axis.get_xlabel() for axis in cost_plots.sweep_figure(sweep).axes] == ["faces", "pixels"]
+    row = {"attack": "PGD", "version": "1", "value": 0.5, "ci_low": 0.25, "ci_high": 0.75, "hits": 2, "faces": 4}
+    row |= {"seconds_per_image": 2.0, "seconds_per_step": 0.2, "hits_per_second": 1.0}
+    assert list(cost_plots.peers_table(pd.DataFrame([row])).iloc[0])[2:4] == ["50 [25, 75]", "2 of 4"]
+    assert "make bench" in cost_plots.absent(None, "make bench")
+    plt.close("all")

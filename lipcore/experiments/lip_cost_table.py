@@ -52,9 +52,10 @@ def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         forward, imp = float(np.median(r["forward_seconds"])), float(np.median(r["imp_seconds"]))
         passes = r.get("passes", r["instances"])
-        taken = [
-            s if passes == r["instances"] else forward + (s - forward) * r["instances"] / passes for s in r["seconds"]
-        ]
+        taken = r["seconds"]
+        if passes < r["instances"]:
+            least = min(r["forward_seconds"])
+            taken = [max(s, least + (s - least) * r["instances"] / passes) for s in taken]
         seconds, ratio = median(taken), ratio_of_medians(taken, r["imp_seconds"])
         separate = MODES[r["mode"]].separate
         k = r.get("k_mean")
@@ -65,7 +66,7 @@ def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             | {"n": seconds.n, "seconds_per_step": seconds.value}
             | {"ratio_to_imp": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
             | {"peak_mb": peaks.get((*(r[c] for c in CELL), r["mode"]))}
-            | {"sign_agreement": r.get("sign_agreement"), "leak": r.get("leak"), "compared": r.get("compared")}
+            | {name: r.get(name) for name in ("sign_agreement", "leak", "compared", "against", "stride", "margin")}
             | {"k": r.get("k"), "k_mean": k}
             | {"model_ratio": None if k is None else (forward + k * (imp - forward)) / imp}
             | {"passes": passes, "scaled": passes != r["instances"], "threads": r["threads"], "machine": r["machine"]}
@@ -93,6 +94,8 @@ def summary_of(
             summary[f"{prefix}{mode}_mb"] = at.get(mode, {}).get("peak_mb")
         summary[f"{prefix}imp_mb"] = at.get("imp", {}).get("peak_mb")
         summary[f"{prefix}k"] = _rounded(at.get("exact", {}).get("k"))
+        leaks = [r["leak"] for r in own if r["mode"] == "tolerance"]
+        summary[f"{prefix}leak"] = round(100 * max(leaks), 2) if leaks else None
         signs = [r["sign_agreement"] for r in exact]
         summary[f"{prefix}agreement"] = round(100 * min(signs), 3) if signs else None
         raw = at.get("raw", {}).get("ratio_to_imp")

@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lipcore.attacks.gradients import cropped_sum, cropped_sum_naive, joint_gradient
+from lipcore.attacks.gradients import EXACT, Shortcut, cropped_sum, cropped_sum_naive, joint_gradient
 from lipcore.attacks.rules import Convolution, UnsupportedOperation
-from lipcore.attacks.targets import Support, union
+from lipcore.attacks.targets import Support, union, whole_image
 from lipcore.attacks.windowed import Graph
+from lipcore.attacks.windows import Boxes
 from lipcore.detectors import Detector, load_detector
 
 
@@ -38,12 +39,14 @@ class Case:
         image: (1, 3, H, W).
         targets: for each instance its response indices (T_i,).
         supports: for each instance e_i.
+        shortcut: of the tolerance mode, found once before an attack's first step.
     """
 
     detector: Detector
     image: Tensor
     targets: Sequence[Tensor]
     supports: Sequence[Support]
+    shortcut: Shortcut = EXACT
 
     def first(self, count: int) -> Case:
         """The same image with the first ``count`` instances only."""
@@ -92,12 +95,17 @@ def _exact(case: Case) -> Tensor:
     return cropped_sum(case.detector, case.image, case.targets, case.supports)
 
 
+def _tolerance(case: Case) -> Tensor:
+    return cropped_sum(case.detector, case.image, case.targets, case.supports, case.shortcut)
+
+
 MODES: dict[str, Mode] = {
     "forward": Mode(_forward, False, "forward pass alone"),
     "raw": Mode(_raw, False, "raw forward and backward"),
     "imp": Mode(_imp, False, "IMP"),
     "naive": Mode(_naive, True, "LIP, a backward pass for each face"),
     "exact": Mode(_exact, True, "LIP, windows (exact)"),
+    "tolerance": Mode(_tolerance, True, "LIP, windows (tolerance)"),
 }
 
 
@@ -150,7 +158,7 @@ class Share:
 
 
 @torch.enable_grad()
-def share_of(case: Case) -> Share | None:
+def share_of(case: Case, shortcut: Shortcut = EXACT) -> Share | None:
     """k of the windows of one step; None for a detector that gets the naive loop."""
     image = case.image.detach().requires_grad_()
     try:
@@ -158,7 +166,7 @@ def share_of(case: Case) -> Share | None:
     except UnsupportedOperation:
         return None
     with torch.no_grad():
-        graph.cropped_sum(case.targets, case.supports)
+        graph.cropped_sum(case.targets, case.supports, shortcut.stride, shortcut.margin)
     whole: dict[tuple[int, int], int] = defaultdict(int)
     for node, rule in graph.rules.items():
         if isinstance(rule, Convolution):
@@ -170,6 +178,47 @@ def share_of(case: Case) -> Share | None:
     costliest = max(area, key=lambda kind: area[kind] * kind[1])
     weighted = [sum(places * kind[1] for kind, places in table.items()) for table in (area, whole)]
     return Share(area[costliest] / whole[costliest], weighted[0] / weighted[1])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Where one convolution's gradient is computed for one instance.
+
+    Attributes:
+        stride: pixels of the image for each place of the map.
+        cone: x0, y0, x1, y1 in pixels: the places that the targets read.
+        window: those of them that also read a pixel of e_i.
+    """
+
+    stride: float
+    cone: tuple[float, float, float, float]
+    window: tuple[float, float, float, float]
+
+
+@torch.enable_grad()
+def layers_of(case: Case) -> list[Layer]:
+    """The cone and the window of the first instance at every convolution, from the logits down to the image.
+
+    Raises:
+        UnsupportedOperation: the detector has no windows.
+    """
+    image = case.image.detach().requires_grad_()
+    graph = Graph(case.detector(image).logits[0], image)
+    height, width = image.shape[2:]
+    found = ((entry[0], graph._seed(case.targets[:1], *entry)) for entry in graph.entries)
+    seeds = {node: seed for node, seed in found if seed is not None}
+    cones, windows = (graph.windows(seeds, s) for s in ([whole_image(height, width)], case.supports[:1]))
+
+    def pixels(boxes: Boxes, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        (y0, x0), (y1, x1) = boxes.lo[0].tolist(), boxes.hi[0].tolist()
+        down, across = height / size[0], width / size[1]
+        return x0 * across, y0 * down, x1 * across, y1 * down
+
+    return [
+        Layer(height / size[0], pixels(cones[node], size), pixels(windows[node], size))
+        for node, size in graph.sizes.items()
+        if isinstance(graph.rules.get(node), Convolution) and windows[node].filled.all()
+    ]
 
 
 def machine(image: Tensor) -> str:
@@ -204,7 +253,9 @@ def peak_mb(case: Case, mode: str, detector: str) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.pt"
         supports = [[s.top, s.left, s.mask] for s in case.supports]
-        torch.save({"image": case.image, "targets": list(case.targets), "supports": supports}, path)
+        shortcut = [case.shortcut.stride, case.shortcut.margin, case.shortcut.leak]
+        saved = {"image": case.image, "targets": list(case.targets), "supports": supports, "shortcut": shortcut}
+        torch.save(saved, path)
         command = [sys.executable, "-m", "lipcore.experiments.steps", detector, mode, str(path)]
         command += ["--threads", str(torch.get_num_threads())]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -236,7 +287,7 @@ def _measure_peak(detector: Detector, saved: Mapping[str, Any], mode: str) -> fl
     side = max(64, detector.min_side)
     MODES["raw"].step(Case(detector, torch.zeros(1, 3, side, side), [], []))  # what torch loads at its first pass
     before = _largest(reset=True)
-    MODES[mode].step(Case(detector, saved["image"], saved["targets"], supports))
+    MODES[mode].step(Case(detector, saved["image"], saved["targets"], supports, Shortcut(*saved["shortcut"])))
     after = _largest()
     return None if before is None or after is None else after - before
 
