@@ -57,9 +57,15 @@ CLAIMS = (
         "ipi_synthetic",
         "interference",
     ),
-    Claim("C5", "WIDER FACE: average precision falls from IMP to LP to LIP", "easy 46.2, 30.1, 28.2 and 26.5"),
+    Claim(
+        "C5",
+        "WIDER FACE: average precision falls from IMP to LP to LIP",
+        "easy 46.2, 30.1, 28.2 and 26.5",
+        "wider_attack",
+        "wider_face",
+    ),
     Claim("C6", "COCO proposals: LP far below IMP", "recall 7.9 to 2.2, precision 6.9 to 1.9"),
-    Claim("C7", "The perturbations cannot be seen", "pictures"),
+    Claim("C7", "The perturbations cannot be seen", "pictures", "wider_attack", "wider_face"),
 )
 
 

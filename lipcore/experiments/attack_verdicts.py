@@ -134,25 +134,29 @@ def _visible(name: str, images: Sequence[Shot], seed: int) -> Iterator[Compariso
 
 
 def summary(found: Shots, judged: Judged, rows: Sequence[dict[str, Any]], main: str) -> dict[str, Any]:
-    """Scalars for prose, each with the detector's name before it; the verdicts of ``main`` also without.
+    """Scalars for prose: those of ``main`` by their own names, those of others with the detector's name before.
 
-    ``centerface_lip_a_asr_easy`` is the ASR in percent of LIP-A on easy at I-FGSM and epsilon 8, ``centerface_n`` the
-    number of images it rests on, ``centerface_c5`` the verdict.
+    ``lip_a_asr_easy`` is the ASR in percent of LIP-A on easy with I-FGSM at epsilon 8, ``n`` the number of images it
+    rests on, ``c5`` the verdict and ``c5_reason`` its reason.
     """
     scalars: dict[str, Any] = {"detector": main}
+
+    def put(detector: str, name: str, value: Any) -> None:
+        text = name if detector == main else f"{detector}_{name}"
+        scalars[text.replace("-", "_").replace(" ", "_")] = value
+
     for (claim, detector), verdict in verdicts(judged).items():
-        for prefix in (f"{detector}_", "") if detector == main else (f"{detector}_",):
-            scalars[f"{prefix}{claim}".replace(" ", "_")] = verdict.verdict
-            scalars[f"{prefix}{claim}_reason".replace(" ", "_")] = verdict.reason
+        put(detector, claim, verdict.verdict)
+        put(detector, f"{claim}_reason", verdict.reason)
     for strength, by in found.items():
         if strength == Strength(strength.detector, UPDATE, EPSILON):
-            scalars[f"{strength.detector}_n"] = len(by[NONE])
+            put(strength.detector, "n", len(by[NONE]))
     for row in rows:
         at = (row.get("update"), row.get("epsilon")) == (UPDATE, EPSILON)
         if not at or row["metric"] not in ("ap", "asr", "ssim", "psnr"):
             continue
-        name = f"{row['detector']}_{row['perturbation']}_{row['metric']}_{row['subset']}".replace("-", "_")
         known = row["value"] is not None and np.isfinite(row["value"])
         percent = row["metric"] in ("ap", "asr")
-        scalars[name] = (round(100 * row["value"], 1) if percent else round(row["value"], 3)) if known else None
+        value = round(100 * row["value"], 1) if percent and known else round(row["value"], 3) if known else None
+        put(row["detector"], f"{row['perturbation']}_{row['metric']}_{row['subset']}", value)
     return scalars

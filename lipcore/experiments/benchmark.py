@@ -30,8 +30,8 @@ Flags = NDArray[np.bool_]
 #: name -> experiment, as its results are called.
 DATASETS = {"wider": "wider_attack", "fddb": "fddb_attack", "crowds": "wider_attack"}
 #: Faces on generated crowds are few and the image is small, so that a laptop attacks one in some seconds.
-CROWD = Crowd(height=320, width=416, faces=(3, 8), face_side=(28, 72))
-CROWDS = 4
+CROWD = Crowd(height=320, width=416, faces=(3, 6), face_side=(32, 88))
+CROWDS = 3
 #: The overlap from which a detection fits a face.
 IOU = 0.5
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,31 @@ def measure(profile: str, detector: Detector, config: Config) -> tuple[Path, lis
         seconds=seconds.seconds,
     )
     return path, shown
+
+
+def pictures(detector: Detector, scene: Scene, perturbations: Sequence[str], epsilon: float) -> list[Shown]:
+    """One image, clean and under some presets with I-FGSM, for the pictures; without ground truth the clean detections
+    stand for the faces.
+
+    Args:
+        detector: attacked and shown.
+        scene: the image and its faces.
+        perturbations: presets' names.
+        epsilon: in grey levels.
+
+    Raises:
+        NoFaceFound: the detector finds no face on the image.
+    """
+    config = Config(epsilon=epsilon)
+    image = scene.image.to(next(detector.parameters()).device)
+    clean = detector.detect(image, config.tau)[0]
+    scene = scene if len(scene.boxes) else Scene(scene.name, scene.image, clean.boxes.cpu())
+    made = [_shown(scene, "", image, clean, config)]
+    for name in perturbations:
+        attack = Attack(name, update_rule(config.update, epsilon), config.matching, config.extent)
+        attacked = quantise(attack(detector, image).image)
+        made.append(_shown(scene, name, attacked, detector.detect(attacked, config.tau)[0], config))
+    return made
 
 
 def _scenes(config: Config) -> Iterator[Scene]:
