@@ -98,7 +98,8 @@ def summarise(
         path or results_path(DATASETS[dataset], profile),
         experiment=DATASETS[dataset],
         profile=profile,
-        config={"settings": settings, "perturbations": PERTURBATIONS, "records": fingerprints},
+        # The records may grow while a run goes on: the table is of the first so many lines.
+        config={"settings": settings, "perturbations": PERTURBATIONS, "records": fingerprints, "lines": len(records)},
         rows=table + list(difference_rows(judged)),
         reported=poster("wider") if dataset == "wider" else [],
         summary=summary(found, judged, table, detectors[0].name),
