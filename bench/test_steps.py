@@ -15,6 +15,7 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from lipcore.attacks.gradients import find_shortcut
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.detectors import Detector, load_detector
 from lipcore.experiments.lip_cost import Cell
@@ -30,6 +31,7 @@ BATCHES = (1, 2, 4, 8) if FULL else (1, 2)
 THREADS = sorted({1, 2, os.cpu_count() or 1})
 #: The canvas where something else than pixels varies.
 CANVAS = 704 if FULL else 256
+TOLERANCE = 0.05
 #: Every mode that costs no more with more faces than a few IMP steps.
 FAST = tuple(mode for mode in MODES if mode not in ("naive", "forward"))
 
@@ -58,7 +60,8 @@ def case(name: str, faces: int, canvas: int) -> Case:
         responses = detector(image)
     instances = find_instances(detector, responses, Matching())
     targets = [i.targets for i in instances]
-    return Case(detector, image, targets, Extent().supports(detector, image, responses, instances, targets))
+    supports = Extent().supports(detector, image, responses, instances, targets)
+    return Case(detector, image, targets, supports, find_shortcut(detector, image, targets, supports, TOLERANCE))
 
 
 def measure(benchmark: BenchmarkFixture, made: Case, mode: str, **place: Any) -> None:

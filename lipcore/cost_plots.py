@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lipcore.attacks.targets import Support
 from lipcore.experiments.steps import MODES, Layer
-from lipcore.plotting import show
+from lipcore.plotting import percent, show
 
 #: Colour and line of each mode; the physical limit and what is only a part of a step are grey.
 LINES = {
@@ -162,6 +162,18 @@ def peers_table(rows: pd.DataFrame) -> pd.DataFrame:
         }
         for row in rows.to_dict("records")
     )
+
+
+def tolerance_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """ASR of each detector at each tolerance, the largest leak found, and the difference from exact."""
+    table: dict[Any, dict[str, Any]] = {}
+    for row in rows.to_dict("records"):
+        start = {"detector": row["detector"], "tolerance (%)": f"{100 * row['tolerance']:g}"}
+        start["leak (%)"] = _number(row["leak"], 2, 100)
+        entry = table.setdefault((row["detector"], row["tolerance"]), start)
+        entry["ASR (%)" if row["metric"] == "asr" else "less exact (points)"] = percent(row)
+        entry["images"] = row["n"]
+    return pd.DataFrame(table.values()).fillna("–")
 
 
 def not_measured() -> Figure:

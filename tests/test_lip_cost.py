@@ -15,8 +15,9 @@ import toys
 
 from lipcore import cost_plots
 from lipcore.attacks.targets import Support
+from lipcore.datasets.synthetic import Grid, Scene
 from lipcore.errors import DataError, UnknownName
-from lipcore.experiments import lip_cost, steps
+from lipcore.experiments import lip_cost, lip_tolerance, steps
 from lipcore.experiments.lip_cost import Cell, Config, Part
 from lipcore.experiments.lip_cost_table import ratio_of_medians, rows_of
 from lipcore.experiments.steps import MODES, Case
@@ -206,3 +207,25 @@ def test_tables_and_figures_draw_what_is_there(tmp_path: Path) -> None:
     assert list(cost_plots.peers_table(pd.DataFrame([row])).iloc[0])[2:4] == ["50 [25, 75]", "2 of 4"]
     assert "make bench" in cost_plots.absent(None, "make bench")
     plt.close("all")
+
+
+def test_success_with_a_tolerance_is_compared_with_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corners = torch.tensor(toys.NEAR)
+    scene = Scene("near", toys.bright(toys.NEAR), torch.cat((corners, corners + toys.FACE), 1).float())
+    monkeypatch.setattr(Grid, "draw", lambda *_: scene)
+    config = lip_tolerance.Config(
+        detectors=("toys:make", "hr-mini-not"), optional=("hr-mini-not",), images=1, epsilon=30
+    )
+    config = replace(config, grid=Grid(faces=4, distance=4, canvas=128), calibration=1, extent=CONFIG.extent)
+    path = tmp_path / "lip_tolerance.records.jsonl"
+    records = lip_tolerance.run(config, path)
+    assert [r["tolerance"] for r in records] == [0, 0.05, 0.2]
+    assert all(r["leak"] <= r["tolerance"] and r["faces"] == 4 for r in records)
+    before = path.read_text()
+    lip_tolerance.run(config, path)
+    assert path.read_text() == before
+    document = read_results(lip_tolerance.summarise(config, records, "quick", tmp_path / "lip_tolerance.json"))
+    assert [r["metric"] for r in document["rows"]] == ["asr", "asr", "difference", "asr", "difference"]
+    assert len(cost_plots.tolerance_table(pd.DataFrame(document["rows"]))) == 3
+    with pytest.raises(UnknownName, match="quick, full"):
+        lip_tolerance.config_for("fast", "pnet")

@@ -79,6 +79,7 @@ class Part:
         perturbation: the preset that the modes with separate instances compute.
         modes: of :data:`lipcore.experiments.steps.MODES`.
         memory: number of faces for which memory is measured.
+        weighed: modes whose memory is measured, each in a process of its own.
         optional: leave it out, and say so, where the detector cannot be loaded.
     """
 
@@ -88,6 +89,7 @@ class Part:
     perturbation: str = "lip-a"
     modes: tuple[str, ...] = tuple(MODES)
     memory: tuple[int, ...] = (1, 64, 225)
+    weighed: tuple[str, ...] = ("imp", "naive", "exact", "tolerance")
     optional: bool = False
 
 
@@ -118,9 +120,9 @@ class Config:
 
 def quick(detector: str) -> Config:
     """For a laptop: a small canvas, so that few faces fit, and half a minute in all."""
-    cells = tuple(Cell(faces, 448) for faces in (1, 9, 25))
+    cells = tuple(Cell(faces, 384) for faces in (1, 9, 25))
     parts = [Part(name, cells, 9, memory=()) for name in dict.fromkeys((detector, "pnet"))]
-    parts[0] = replace(parts[0], memory=(25,), modes=tuple(m for m in MODES if m != "raw"))
+    parts[0] = replace(parts[0], memory=(25,), weighed=("imp", "exact"))
     return Config(parts=tuple(parts), repeats=3, naive_passes=3, calibration=2)
 
 
@@ -183,9 +185,9 @@ def run(
             image = cell.draw(config.face_side).to(device)
             place = {"machine": machine(image), "threads": torch.get_num_threads()}
             wanted = {
-                kind: [m for m in part.modes if not records.has({**unit, "mode": m, "measured": kind})]
-                for kind in only
-                if kind == "time" or cell.faces in part.memory
+                kind: [m for m in modes if not records.has({**unit, "mode": m, "measured": kind})]
+                for kind, modes in (("time", part.modes), ("memory", part.weighed))
+                if kind in only and (kind == "time" or cell.faces in part.memory)
             }
             if not any(wanted.values()):
                 continue
@@ -274,9 +276,8 @@ def _exactness(case: Case, mode: str, made: dict[str, Tensor], passes: int) -> d
 def _memory(part: Part, case: Case, modes: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The naive loop's memory is that of two of its passes: it keeps nothing of one for the next but their sum."""
     for mode in modes:
-        if mode != "forward":
-            peak = peak_mb(case.first(2) if mode == "naive" else case, mode, part.detector)
-            yield {"mode": mode, "peak_mb": peak and round(peak, 1)}
+        peak = peak_mb(case.first(2) if mode == "naive" else case, mode, part.detector)
+        yield {"mode": mode, "peak_mb": peak and round(peak, 1)}
 
 
 def summarise(config: Config, records: Records, profile: str, path: Path | None = None) -> Path:
