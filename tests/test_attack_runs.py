@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,6 +39,7 @@ from lipcore.experiments.records import Records
 from lipcore.images import quantise
 from lipcore.metrics.wider import iou_plus_one
 from lipcore.receptive_field import Extent, erf_of
+from lipcore.results import read_results
 
 
 @dataclass(frozen=True)
@@ -279,3 +281,40 @@ def test_crowds_are_read_as_wider_face_is(tmp_path: Path) -> None:
     assert len(items) == CROWDS
     assert all(name.startswith("0--Crowd/crowd-") for name in items)
     assert next(iter(items.values())).read().shape == (CROWD.height, CROWD.width, 3)
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+
+        def run_it(*arguments: str) -> None:
+            shared = ["--dataset", "crowds", "--profile", "quick", "--data", str(tmp_path / "crowds")]
+            monkeypatch.setattr(sys, "argv", ["wider_attack", *shared, *arguments])
+            wider_attack.main()
+
+        return run_it
+
+    def test_a_run_its_estimate_and_its_table(
+        self, command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command("--detector", "toys:make", "--perturbations", "none", "random")
+        path = tmp_path / "results" / "wider_attack.records.jsonl"
+        assert path.read_bytes().count(b"\n") == 2 * CROWDS
+        capsys.readouterr()
+        command("--detector", "toys:make", "--perturbations", "none", "random", "imp", "--estimate")
+        assert capsys.readouterr().out == f"i-fgsm, epsilon 8: {CROWDS} attacks, about 0 minutes\n"
+        assert path.read_bytes().count(b"\n") == 2 * CROWDS, "an estimate measures nothing"
+        with pytest.raises(SystemExit, match="no image of crowds has all of none, random, imp"):
+            command("--table", "toys:make")
+        command("--detector", "toys:make")
+        command("--table", "toys:make")
+        table = read_results(path.with_name("wider_attack.json"))
+        assert table["config"]["lines"] == 8 * CROWDS
+        assert {row["n"] for row in table["rows"] if row["metric"] == "ap"} == {CROWDS}
+
+    def test_what_is_wrong_is_said(self, command: Callable[..., None]) -> None:
+        with pytest.raises(SystemExit, match="unknown detector"):
+            command("--detector", "centreface")
+        with pytest.raises(SystemExit, match="unknown perturbation"):
+            command("--perturbations", "lip")

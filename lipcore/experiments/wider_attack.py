@@ -28,6 +28,8 @@ from lipcore.experiments.records import Records
 from lipcore.results import Dataset, digest, poster, results_path, write_results
 
 TITLES = {"wider": "WIDER FACE val", "fddb": "FDDB", "crowds": "generated crowds"}
+#: Detectors beside the one under study, in the full profile.
+OTHERS = ("hr-mini", "retinaface")
 #: In the order in which an image gets them.
 PERTURBATIONS = (NONE, "random", "imp", "lp-w", "imp-i", "lp", "lip-a", "lip-h")
 
@@ -117,8 +119,8 @@ def _faces(truths: Iterable[Mapping[str, Any]]) -> int:
 def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
     """For the book: runs what is missing and writes the table of WIDER FACE, and of FDDB in the full profile.
 
-    The full profile adds RetinaFace where its weights are at hand. Where the images are not, the tables are computed
-    from the records there are.
+    The full profile adds :data:`OTHERS` as far as their weights are at hand. Where the images are not, the tables are
+    computed from the records there are.
 
     Args:
         profile: ``"quick"``, on generated crowds, or ``"full"``.
@@ -129,7 +131,8 @@ def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
         The results file of WIDER FACE, or of the crowds.
     """
     full = profile == "full"
-    names = list(dict.fromkeys([detector, "retinaface"])) if full and weights.locate("retinaface") else [detector]
+    others = [name for name in OTHERS if name in weights.registry() and weights.locate(name)] if full else []
+    names = list(dict.fromkeys([detector, *others]))
     written = []
     for dataset in ("wider", "fddb") if full else ("crowds",):
         path = records_path(dataset, profile)
