@@ -318,3 +318,5 @@ class TestCommandLine:
             command("--detector", "centreface")
         with pytest.raises(SystemExit, match="unknown perturbation"):
             command("--perturbations", "lip")
+        with pytest.raises(SystemExit, match="unknown strength 'i-fgsm:3'; valid: i-fgsm:8"):
+            command("--strengths", "i-fgsm:3")

@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="the detector's weights, if not those registered")
     parser.add_argument("--profile", default="full", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument("--perturbations", nargs="+", default=PERTURBATIONS, help="only these")
+    parser.add_argument("--strengths", nargs="+", metavar="UPDATE:EPSILON", help="only these, such as i-fgsm:2")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--threads", type=int, default=0, help="of torch, in each process")
@@ -174,6 +175,7 @@ def _main(
     data: Path | None,
     profile: str,
     perturbations: list[str],
+    strengths: list[str] | None,
     estimate: bool,
     table: list[str] | None,
     **workers: Any,
@@ -183,6 +185,11 @@ def _main(
         print(summarise(dataset, profile, [load_detector(name) for name in table], Records(path, KEY)))
         return
     parts = parts_of(profile, tuple(perturbations))
+    if strengths:
+        known = {f"{part.update}:{part.epsilon:g}": part for part in parts}
+        if unknown := [name for name in strengths if name not in known]:
+            raise UnknownName("strength", unknown[0], known)
+        parts = tuple(known[name] for name in strengths)
     items = load_items(dataset, data)
     who = Workers(**workers)
     if estimate:
