@@ -120,10 +120,10 @@ class Config:
 
 def quick(detector: str) -> Config:
     """For a laptop: a small canvas, so that few faces fit, and half a minute in all."""
-    cells = tuple(Cell(faces, 384) for faces in (1, 9, 25))
+    cells = tuple(Cell(faces, 384) for faces in (1, 4, 9))
     parts = [Part(name, cells, 9, memory=()) for name in dict.fromkeys((detector, "pnet"))]
-    parts[0] = replace(parts[0], memory=(25,), weighed=("imp", "exact"))
-    return Config(parts=tuple(parts), repeats=3, naive_passes=3, calibration=2)
+    parts[0] = replace(parts[0], memory=(9,), weighed=("imp", "exact"))
+    return Config(parts=tuple(parts), repeats=3, calibration=2)
 
 
 def full(detector: str) -> Config:
@@ -280,7 +280,7 @@ def _memory(part: Part, case: Case, modes: Sequence[str]) -> Iterator[dict[str, 
         yield {"mode": mode, "peak_mb": peak and round(peak, 1)}
 
 
-def summarise(config: Config, records: Records, profile: str, path: Path | None = None) -> Path:
+def summarise(config: Config, records: Records, profile: str, path: Path | None = None, *, device: str = "cpu") -> Path:
     """Computes the table and the scalars for prose from the records, and writes the results file.
 
     Args:
@@ -288,8 +288,9 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         records: of it; others are not looked at.
         profile: as the file names it.
         path: of the results file; ``results/<profile>/lip_cost.json`` by default.
+        device: that was measured.
     """
-    models = list(loaded(config))
+    models = list(loaded(config, device))
     units = [_unit(config, model, part, cell) for part, model in models for cell in part.cells]
     mine = [r for unit in units for r in records if all(r[name] == value for name, value in unit.items())]
     rows = rows_of(mine)
@@ -316,9 +317,15 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
 
 def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
     """Measures what is missing of a profile and writes its results; returns the results file."""
-    config = config_for(profile, detector)
-    path = results_path(EXPERIMENT, profile)
-    return summarise(config, run(config, path.with_suffix(".records.jsonl"), device=device), profile, path)
+    config, path = config_for(profile, detector), _path(profile, device)
+    records = run(config, path.with_suffix(".records.jsonl"), device=device)
+    return summarise(config, records, profile, path, device=device)
+
+
+def _path(profile: str, device: str) -> Path:
+    """An accelerator's results have a file of their own, such as ``lip_cost_cuda.json``."""
+    kind = torch.device(device).type
+    return results_path(EXPERIMENT if kind == "cpu" else f"{EXPERIMENT}_{kind}", profile)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -333,13 +340,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    config = config_for(given.profile, "centerface")
-    path = results_path(EXPERIMENT, given.profile)
+    config, path = config_for(given.profile, "centerface"), _path(given.profile, given.device)
     kept = path.with_suffix(".records.jsonl")
     if given.again:
         kept.unlink(missing_ok=True)
     only = (given.only,) if given.only else MEASURED
-    print(summarise(config, run(config, kept, device=given.device, only=only, detector=given.detector), given.profile))
+    records = run(config, kept, device=given.device, only=only, detector=given.detector)
+    print(summarise(config, records, given.profile, path, device=given.device))
 
 
 if __name__ == "__main__":
