@@ -72,6 +72,8 @@ CLAIMS = (
 def claim_table(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The claims with the verdicts of the detector under study and of the control.
 
+    An experiment that studied another detector says which, in the reason.
+
     Args:
         summaries: experiment -> the ``summary`` of its results.
     """
@@ -83,7 +85,9 @@ def claim_table(summaries: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
         row = {"claim": f"<b>{claim.id}</b> {claim.text}", "poster (HR)": claim.poster}
         for prefix, name in (("", main), ("control_", control)):
             verdict = summary.get(f"{prefix}{claim.id.lower()}", "not measured")
-            row[name] = verdict_cell(verdict, summary.get(f"{prefix}{claim.id.lower()}_reason", ""))
+            reason = summary.get(f"{prefix}{claim.id.lower()}_reason", "")
+            studied = summary.get("detector" if prefix == "" else "control", name)
+            row[name] = verdict_cell(verdict, reason if studied == name else f"on {studied}: {reason}")
         row["chapter"] = (
             f'<a href="{claim.chapter}.html">{claim.chapter.replace("_", " ")}</a>' if claim.chapter else ""
         )
