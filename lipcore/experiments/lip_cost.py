@@ -174,7 +174,7 @@ def run(
         detector: only this one's parts; "" for all.
 
     Raises:
-        DataError: records of another machine or number of threads would be mixed with this one's.
+        DataError: times of another machine or number of threads would be mixed with this one's.
     """
     records = Records(records_path, KEY)
     chosen = replace(config, parts=tuple(p for p in config.parts if detector in ("", p.detector)))
@@ -191,7 +191,8 @@ def run(
             }
             if not any(wanted.values()):
                 continue
-            _same_place(records, unit["config"], place)
+            if wanted.get("time"):
+                _same_place(records, unit["config"], place)
             if erf is None:
                 faces_side = getattr(model, "face_side", None)
                 erf = measure_erf(model, calibration_images(config.calibration, face_side=faces_side))
@@ -214,7 +215,7 @@ def _unit(config: Config, detector: Detector, part: Part, cell: Cell) -> dict[st
 def _same_place(records: Records, fingerprint: str, place: dict[str, Any]) -> None:
     for record in records:
         there = {name: record[name] for name in place}
-        if record["config"] == fingerprint and there != place:
+        if record["config"] == fingerprint and record["measured"] == "time" and there != place:
             raise DataError(f"{records.path} holds measurements of {there}, this is {place}; --again measures all anew")
 
 
