@@ -183,8 +183,7 @@ class Graph:
         self.work: list[Work] = []
         for chunk in self._chunks(supports):
             own, crops = [targets[i] for i in chunk], [supports[i] for i in chunk]
-            found = ((entry[0], self._seed(own, *entry)) for entry in self.entries)
-            seeds = {node: seed for node, seed in found if seed is not None}
+            seeds = self.seeds(own)
             for node, windows in self._sweep(seeds, self.windows(seeds, crops, margin), stop=below):
                 self._share(node, windows, crops, shared)
         if len(shared) > 1:
@@ -284,6 +283,11 @@ class Graph:
             for edge in (first - margin, last + margin)
         )
         return Boxes(lo, hi)
+
+    def seeds(self, targets: Sequence[Tensor]) -> dict[Node, Windows]:
+        """The loss's gradient where the targets are read, for each map that any is read from: where a sweep starts."""
+        found = ((entry[0], self._seed(targets, *entry)) for entry in self.entries)
+        return {node: seed for node, seed in found if seed is not None}
 
     def _seed(
         self, targets: Sequence[Tensor], node: Node, places: Tensor, responses: Ints, factors: Tensor

@@ -205,8 +205,7 @@ def layers_of(case: Case) -> list[Layer]:
     image = case.image.detach().requires_grad_()
     graph = Graph(case.detector(image).logits[0], image)
     height, width = image.shape[2:]
-    found = ((entry[0], graph._seed(case.targets[:1], *entry)) for entry in graph.entries)
-    seeds = {node: seed for node, seed in found if seed is not None}
+    seeds = graph.seeds(case.targets[:1])
     cones, windows = (graph.windows(seeds, s) for s in ([whole_image(height, width)], case.supports[:1]))
 
     def pixels(boxes: Boxes, size: tuple[int, int]) -> tuple[float, float, float, float]:
