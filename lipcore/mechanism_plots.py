@@ -108,6 +108,8 @@ def sign_figure(detector: Detector, config: Config, cell: tuple[int, int], seed:
     for axis, path in zip(axes[1:], PATHS, strict=True):
         which = decided(*now.parts(0, path), support).cpu().numpy()
         axis.imshow(which, cmap=colours, vmin=-0.5, vmax=len(DECIDED) - 0.5, interpolation="nearest")
+        axis.set_xlim(support.cols.start - 8, support.cols.stop + 8)
+        axis.set_ylim(support.rows.stop + 8, support.rows.start - 8)
         axis.set_axis_off()
         draw_boxes(axis, instance.box[None], "black")
         held = which != DECIDED.index("outside")

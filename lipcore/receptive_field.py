@@ -28,6 +28,7 @@ from lipcore.errors import UnknownName
 MASSES = (0.5, 0.75, 0.9, 0.95, 0.99)
 CALIBRATION_IMAGES = 8
 _TRF_CANVAS = (256, 576, 1152, 2304)
+_TRF_STRIP = 64
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,6 @@ class TemplateErf:
 Erf = tuple[TemplateErf, ...]
 
 
-@torch.enable_grad()
 def gradient_map(detector: Detector, image: Tensor, response: int) -> Tensor:
     """|d f / d X| of one response, summed over the channels.
 
@@ -96,9 +96,17 @@ def gradient_map(detector: Detector, image: Tensor, response: int) -> Tensor:
     Returns:
         (H, W), >= 0.
     """
+    (gradient,) = gradient_maps(detector, image, [response])
+    return gradient
+
+
+@torch.enable_grad()
+def gradient_maps(detector: Detector, image: Tensor, responses: Sequence[int]) -> list[Tensor]:
+    """:func:`gradient_map` of several responses, with one forward pass for all."""
     image = image.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(detector(image).logits[0, response], image)
-    return gradient.abs().sum(1)[0]
+    logits = detector(image).logits[0]
+    gradients = (torch.autograd.grad(logits[r], image, retain_graph=len(responses) > 1)[0] for r in responses)
+    return [gradient.abs().sum(1)[0] for gradient in gradients]
 
 
 def mass_side(gradient: Tensor | NDArray[np.float64], centre: Sequence[float], mass: float) -> int:
@@ -173,30 +181,41 @@ def theoretical_sides(detector: Detector) -> dict[str, int]:
                 module.bias.data.fill_(1.0)
         elif isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+    across, down = _extents(probe, detector.templates, 0), _extents(probe, detector.templates, 1)
+    return {template: max(across[template], down[template]) for template in detector.templates}
+
+
+def _extents(probe: Detector, templates: Sequence[str], axis: int) -> dict[str, int]:
+    """How far each template's field reaches from left to right (axis 0) or from top to bottom, in pixels.
+
+    Measured on a strip of the image, since a network as deep as HR's needs a gigabyte for a square of its field.
+    """
     device = next(probe.parameters()).device
-    sides: dict[str, int] = {}
+    thin = max(_TRF_STRIP, probe.min_side)
+    found: dict[str, int] = {}
     for size in _TRF_CANVAS:
-        if size < probe.min_side:
+        if size < thin:
             continue
-        image = torch.full((1, 3, size, size), 200.0, dtype=torch.float64, device=device)
+        width, height = (size, thin) if axis == 0 else (thin, size)
+        image = torch.full((1, 3, height, width), 200.0, dtype=torch.float64, device=device)
         with torch.no_grad():
             responses = probe(image)
-        for index, template in enumerate(detector.templates):
-            if template in sides:
+        for index, template in enumerate(templates):
+            if template in found:
                 continue
-            support = gradient_map(probe, image, central_response(responses, index, size / 2)) > 0
-            rows, cols = support.any(1).nonzero()[:, 0], support.any(0).nonzero()[:, 0]
-            inside = min(int(rows[0]), int(cols[0])) > 0 and max(int(rows[-1]), int(cols[-1])) < size - 1
+            response = central_response(responses, index, (width / 2, height / 2))
+            reached = (gradient_map(probe, image, response) > 0).any(axis).nonzero()[:, 0]
+            inside = int(reached[0]) > 0 and int(reached[-1]) < size - 1
             if inside or size == _TRF_CANVAS[-1]:
-                sides[template] = int(max(rows[-1] - rows[0], cols[-1] - cols[0])) + 1
-        if len(sides) == len(detector.templates):
+                found[template] = int(reached[-1] - reached[0]) + 1
+        if len(found) == len(templates):
             break
-    return sides
+    return found
 
 
-def central_response(responses: Responses, template: int, middle: float) -> int:
-    """Index of the response of ``template`` whose centre is nearest to (``middle``, ``middle``) pixels."""
-    distance = (responses.centres - middle).square().sum(1)
+def central_response(responses: Responses, template: int, middle: float | tuple[float, float]) -> int:
+    """Index of the response of ``template`` whose centre is nearest to ``middle``: x, y in pixels, or both at once."""
+    distance = (responses.centres - torch.as_tensor(middle).to(responses.centres)).square().sum(1)
     return int(torch.where(responses.templates == template, distance, torch.inf).argmin())
 
 
@@ -216,11 +235,15 @@ def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> E
     size = batch[0].shape[-1]
     with torch.no_grad():
         responses = detector(batch[0])
+    central = [central_response(responses, index, size / 2) for index in range(len(detector.templates))]
+    totals = [torch.zeros(size, size, dtype=torch.float64, device=device) for _ in central]
+    for image in batch:
+        for total, gradient in zip(totals, gradient_maps(detector, image, central), strict=True):
+            total += gradient
     erf = []
-    for index, template in enumerate(detector.templates):
-        response = central_response(responses, index, size / 2)
+    for template, response, total in zip(detector.templates, central, totals, strict=True):
+        mean = (total / len(batch)).cpu().numpy()
         centre = responses.centres[response].cpu().double().numpy()
-        mean = torch.stack([gradient_map(detector, image, response) for image in batch]).double().mean(0).cpu().numpy()
         sides = {mass: mass_side(mean, centre, mass) for mass in MASSES}
         shift = np.round(size / 2 - centre).astype(int)
         centred = np.roll(mean, (shift[1], shift[0]), (0, 1))

@@ -20,9 +20,10 @@ from lipcore.detectors.pnet import PNet
 from lipcore.errors import DataError, NoFaceFound, UnknownName
 from lipcore.experiments import ablations, ipi_synthetic, ipi_table, photos, receptive_fields
 from lipcore.experiments.records import Records
+from lipcore.field_plots import fields_figure
 from lipcore.metrics.success import interference
-from lipcore.receptive_field import Extent, GaussianFit, TemplateErf
-from lipcore.results import plain, read_results
+from lipcore.receptive_field import Extent, GaussianFit, TemplateErf, theoretical_sides
+from lipcore.results import frame, plain, read_results
 
 FIXED = Extent(rule="fixed", value=43)
 CELLS = ((1, 40), (4, 16))
@@ -346,6 +347,29 @@ class TestReceptiveFields:
             assert values[template, "overlap_240"] == 0
         assert document["summary"]["trf"] == 13
         assert document["summary"]["c3"] in ("reproduced", "partly", "not")
+
+    def test_random_weights_stand_beside_and_get_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        models = [toys.Toy(("small", "middle", "large")), toys.Toy(), toys.Toy()]
+        for model, name in zip(models, ("studied", receptive_fields.RANDOM, "control"), strict=True):
+            model.name = name
+        path, fields = receptive_fields.measure_fields("quick", models)
+        document = read_results(path)
+        assert list(fields) == ["studied", receptive_fields.RANDOM, "control"]
+        assert fields["studied"].middle.template == "middle"
+        counted = {r["detector"]: r["n"] for r in document["rows"]}
+        assert counted == {"studied": 8, receptive_fields.RANDOM: 2, "control": 8}
+        summary = document["summary"]
+        assert (summary["template"], summary["templates"]) == ("middle", 3)
+        assert summary["hr101_trf"] == summary["control_trf"] == 13
+        assert "control_c3" in summary
+        assert "hr101_c3" not in summary
+        assert len(fields_figure(frame(document)).axes[0].get_yticks()) == 5
+
+    def test_hr101s_field_is_that_of_its_layers(self) -> None:
+        detector = receptive_fields.random_hr101()
+        (side,) = theoretical_sides(detector).values()
+        assert side in (835, 851)  # one or two neighbours of the upsampling, by parity
+        assert detector(torch.full((1, 3, 64, 64), 99.0)).logits.shape == (1, 7 * 7)
 
     @pytest.mark.parametrize(
         ("side", "pitch", "expected"), [(40, 40, 0), (40, 80, 0), (80, 40, 0.5), (100, 25, 0.75), (40, 0, 1)]
