@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lipcore.attacks.perturbation import PRESETS
-from lipcore.plotting import COLOURS, LEAST_CLEAN
+from lipcore.plotting import COLOURS
+from lipcore.verdicts import LEAST_CLEAN
 
 #: The labels of the metrics, and what they are multiplied by.
 METRICS = {"asr": ("attack success (%)", 100.0), "interference": ("interference coefficient", 1.0)}
