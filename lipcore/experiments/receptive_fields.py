@@ -86,11 +86,14 @@ def random_hr101() -> Detector:
 
 
 def side_by_side(detector: str) -> list[Detector]:
-    """The detector under study first, the others of the book, HR-101's architecture, and the control last."""
-    names = dict.fromkeys((detector, "hr-mini", "centerface"))
-    present = [n for n in names if n == detector or weights.locate(n) is not None]
-    loaded = [load_detector(name) for name in present if name != CONTROL]
-    return [*loaded, random_hr101(), load_detector(CONTROL)]
+    """The detector under study first, the others of the book, HR-101's architecture, and the control last.
+
+    The control of P-Net is CenterFace. HR-mini is left out where its weights are not at hand.
+    """
+    control = CONTROL if detector != CONTROL else "centerface"
+    names = [n for n in dict.fromkeys((detector, "hr-mini", "centerface")) if n != control]
+    loaded = [load_detector(n) for n in names if n == detector or weights.locate(n) is not None]
+    return [*loaded, random_hr101(), load_detector(control)]
 
 
 def fields_of(detector: Detector, images: int = CALIBRATION_IMAGES) -> Fields:
