@@ -18,7 +18,16 @@ from lipcore.experiments.hr_mini_card import card
 from lipcore.experiments.packing import pack
 from lipcore.experiments.records import Records
 from lipcore.paths import DATA, ROOT
-from lipcore.results import read_results
+from lipcore.results import frame, read_results
+from lipcore.training.hr_mini import COLUMNS
+from lipcore.training_plots import (
+    example_figure,
+    examples,
+    learning_figure,
+    precision_table,
+    recall_table,
+    template_figure,
+)
 
 SMALL = hr_mini_eval.Config(dataset="crowds", images=1, sides=(24,), drawn=1, faces=4, distance=8, canvas=128)
 
@@ -112,6 +121,28 @@ def test_the_learning_curves_are_read(tmp_path: Path) -> None:
         hr_mini_eval.training_log(tmp_path / "none.csv")
     (tmp_path / "log.csv").write_text("step,minutes,lr\n332,5.00,1.331e-03\n")
     assert hr_mini_eval.training_log(tmp_path / "log.csv") == [{"step": 332, "minutes": 5, "lr": 1.331e-3}]
+
+
+def test_the_chapters_figures_and_tables(blind: HRMini) -> None:
+    log = [dict.fromkeys(COLUMNS, float(i)) for i in range(3)]
+    assert len(learning_figure(log).axes) == 3
+    assert "not in this checkout" in learning_figure([]).axes[0].texts[0].get_text()
+    assert len(template_figure(blind.sizes).axes[0].patches) == 2
+    rows = frame(read_results(hr_mini_eval.measure("quick", blind, SMALL)))
+    precision, recall = precision_table(rows), recall_table(rows)
+    assert list(precision["easy"]) == ["0.0 [0.0, 0.0]"] * 2
+    assert list(recall.columns) == ["ground", "24 px", "all sides", "false an image", "images"]
+    assert list(recall["false an image"]) == ["0.00", "0.00"]
+    assert "not measured" in precision_table(rows[rows["metric"] == "recall"]).iloc[0, 0]
+
+
+def test_examples_are_drawn_with_what_is_missed(blind: HRMini) -> None:
+    scenes = examples(blind, crowds=1, shown=1)
+    assert [s.name for s in scenes] == ["astronaut", "crowd-0"]
+    figure = example_figure(blind, scenes)
+    missed = len(scenes[1].boxes)
+    assert figure.axes[1].get_title(loc="left") == f"crowd-0: 0 found, {missed} missed, 0 false"
+    assert len(figure.axes[1].patches) == missed
 
 
 SHIPPED = DATA / "weights" / "hr_mini.safetensors"
