@@ -1,4 +1,4 @@
-"""Figures of the mechanism: who makes IMP's direction at a face, and who decides its sign."""
+"""Figures and tables of the mechanism: who makes IMP's direction at a face, and who decides its sign."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.patches import Patch
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector
 from lipcore.experiments.mechanism import DECIDED, PATHS, Config, decided, prepare, split
-from lipcore.experiments.mechanism_table import DIRECTIONS
-from lipcore.plotting import COLOURS, TRUE, draw_boxes, show
+from lipcore.experiments.mechanism_table import DIRECTIONS, INEQUALITIES
+from lipcore.plotting import COLOURS, TRUE, draw_boxes, percent, show
 
 #: Of the parts, in every figure of this page.
 PARTS = {"own": "#009e73", "neighbours": "#0072b2", "background": "#d55e00", "both": "#cc79a7", "outside": "#f2f2f2"}
@@ -22,6 +22,8 @@ PARTS = {"own": "#009e73", "neighbours": "#0072b2", "background": "#d55e00", "bo
 
 def part_figure(rows: pd.DataFrame) -> Figure:
     """Shares of the absolute gradient inside e_i at each step: own targets, neighbours, background; a panel a cell."""
+    if rows.empty:
+        return _not_measured()
     figure, panels = _panels(rows, "share of the gradient\nin $e_i$ (%)")
     for (path, cell), axis in panels.items():
         chosen = _of(rows, cell, path)
@@ -39,6 +41,8 @@ def part_figure(rows: pd.DataFrame) -> Figure:
 
 def flip_figure(rows: pd.DataFrame) -> Figure:
     """Share of e_i's values where R's sign is not the own part's, and which of the others would turn it alone."""
+    if rows.empty:
+        return _not_measured()
     figure, panels = _panels(rows, "sign of R against\nthe own part (%)")
     lines = {
         "flipped": ("all together", "#000000"),
@@ -56,6 +60,8 @@ def flip_figure(rows: pd.DataFrame) -> Figure:
 
 def saturation_figure(rows: pd.DataFrame) -> Figure:
     """Mean probability of a face's targets over the steps: the weight its gradient has in the logistic loss."""
+    if rows.empty:
+        return _not_measured()
     figure, axis = plt.subplots(figsize=(6.5, 3))
     chosen = rows[rows["metric"] == "saturation"]
     for path in PATHS:
@@ -74,6 +80,8 @@ def saturation_figure(rows: pd.DataFrame) -> Figure:
 
 def efficiency_figure(rows: pd.DataFrame) -> Figure:
     """First-order efficiency of a face's own loss on the clean image under each perturbation, by cell."""
+    if rows.empty:
+        return _not_measured()
     chosen = rows[rows["metric"] == "first_order"]
     cells = _cells(chosen)
     figure, axis = plt.subplots(figsize=(7.5, 3))
@@ -121,6 +129,39 @@ def sign_figure(detector: Detector, config: Config, cell: tuple[int, int], seed:
 
 
 Panels = dict[tuple[str, tuple[int, int]], Axes]
+
+
+def _not_measured() -> Figure:
+    figure, axis = plt.subplots(figsize=(7.5, 1))
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, "not measured: no face was found", ha="center", va="center", color="#666666")
+    return figure
+
+
+def tau_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """ASR of the final images by the probability from which a face counts as found, in percent."""
+    table: dict[tuple[str, int, int], dict[str, str]] = {}
+    chosen = rows[rows["metric"] == "asr"].to_dict("records") if len(rows) else []
+    for row in chosen:
+        start = {"attack": row["path"], "faces": f"{row['faces']}", "distance": f"{row['distance']} px"}
+        entry = table.setdefault((row["path"], row["faces"], row["distance"]), start)
+        entry[f"tau {row['tau']:g}"] = percent(row)
+    return pd.DataFrame(table.values()) if table else pd.DataFrame([{"": "not measured: no face was found"}])
+
+
+def order_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a tiny step does on the clean image, in percent of the best possible, and whether the inequalities hold."""
+    table: dict[tuple[int, int], dict[str, str]] = {}
+    held = {f"holds_{name}": f"{more} at least {less}" for more, less, name in INEQUALITIES}
+    for row in rows.to_dict("records"):
+        entry = table.setdefault(
+            (row["faces"], row["distance"]), {"faces": f"{row['faces']}", "distance": f"{row['distance']} px"}
+        )
+        if row["metric"] == "total":
+            entry[row["perturbation"]] = f"{100 * row['value']:.1f}"
+        elif row["metric"] in held:
+            entry[held[row["metric"]]] = f"{round(row['value'] * row['n'])} of {row['n']} images"
+    return pd.DataFrame(table.values()) if table else pd.DataFrame([{"": "not measured: no face was found"}])
 
 
 def _panels(rows: pd.DataFrame, label: str) -> tuple[Figure, Panels]:

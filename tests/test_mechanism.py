@@ -17,7 +17,15 @@ from lipcore.errors import UnknownName
 from lipcore.experiments import mechanism
 from lipcore.experiments.mechanism import DECIDED, Config, Subject, decided, efficiency, first_order, follow, shares
 from lipcore.experiments.mechanism_table import rows, summary
-from lipcore.mechanism_plots import efficiency_figure, flip_figure, part_figure, saturation_figure, sign_figure
+from lipcore.mechanism_plots import (
+    efficiency_figure,
+    flip_figure,
+    order_table,
+    part_figure,
+    saturation_figure,
+    sign_figure,
+    tau_table,
+)
 from lipcore.receptive_field import Extent
 from lipcore.results import frame, read_results
 
@@ -180,6 +188,10 @@ class TestRun:
         assert document["summary"]["imp_own_4_16"] > 0
         for figure in (part_figure, flip_figure, efficiency_figure, saturation_figure):
             assert figure(table).axes
+            assert "not measured" in figure(frame({"rows": []})).axes[0].texts[0].get_text()
+        assert list(tau_table(table).columns)[3:] == [f"tau {tau:g}" for tau in self.config.taus]
+        assert len(tau_table(table)) == 2 * 2
+        assert list(order_table(table)["imp-i at least lp"]) == ["2 of 2 images"] * 2
         monkeypatch.setattr(mechanism, "prepare", lambda *_: pytest.fail("measured again"))
         assert read_results(mechanism.measure("quick", pnet, self.config))["rows"] == document["rows"]
 
@@ -192,6 +204,7 @@ class TestRun:
         records = mechanism.run(config, load_detector("pnet"), tmp_path / "x.records.jsonl")
         assert [r["chosen"] for r in records] == [[], [], []]
         assert list(rows(list(records))) == []
+        assert set(summary([], "pnet", [(4, 16)]).values()) == {"pnet", None}
 
     def test_unknown_profile(self) -> None:
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):

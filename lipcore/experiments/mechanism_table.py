@@ -75,14 +75,19 @@ def _mean(values: Sequence[Sequence[float]], seed: int) -> Estimate:
     return ratio_of_means(values, [[1.0] * len(v) for v in values], seed=seed)
 
 
-def summary(table: Sequence[Mapping[str, Any]], detector: str) -> dict[str, Any]:
-    """Scalars for prose, in percent where they are shares.
+def summary(table: Sequence[Mapping[str, Any]], detector: str, cells: Sequence[Cell] = ()) -> dict[str, Any]:
+    """Scalars for prose, in percent; None where nothing was found to measure on.
 
     ``imp_background_9_40`` is the background's share of IMP's direction in e_i at the first step with 9 faces at 40 px;
     ``imp_saturation_9_40`` the targets' mean probability before it and ``imp_saturation_end_9_40`` after the last;
     ``first_order_lip_a_9_40``, ``total_lp_9_40``; ``imp_asr_3_9_40`` the ASR at tau 0.03; ``holds_crop_9_40``.
     """
     made: dict[str, Any] = {"detector": detector}
+    for faces, distance in cells:
+        names = [f"{path}_{metric}{end}" for path in ("imp", "imp_i") for metric in STEPWISE for end in ("", "_end")]
+        names += [f"{metric}_{name}".replace("-", "_") for metric in ("first_order", "total") for name in DIRECTIONS]
+        names += [f"holds_{name}" for *_, name in INEQUALITIES]
+        made |= {f"{name}_{faces}_{distance}": None for name in names}
     last: dict[tuple[str, str], int] = defaultdict(int)
     for row in table:
         if "step" in row:
@@ -122,7 +127,7 @@ def summarise(
         config={"detector": detector.name} | {k: getattr(config, k) for k in config.__dataclass_fields__},
         rows=table,
         reported=[],
-        summary=summary(table, detector.name),
+        summary=summary(table, detector.name, config.cells),
         detectors=[detector],
         dataset=Dataset("LFW faces on grids", digest(sorted(images)), len(images), sum(f for f, _, _ in images)),
         seed=seed,
