@@ -1,4 +1,4 @@
-"""Makes HR-mini: ``python -m lipcore.training.hr_mini --data widerface_train_small --out FOLDER``.
+"""Makes HR-mini: ``lipcore train hr-mini --data widerface_train_small --out FOLDER``.
 
 HR's recipe (Hu & Ramanan 2017, sections 3 and 4): a response is positive where its template has IoU >= 0.7 with a face,
 or is the face's best match and has more than 0.3; negative below 0.3; of each image 256 responses count, at most half
@@ -10,7 +10,6 @@ The schedule ends after ``steps``, or after ``minutes`` of training where that c
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import math
@@ -398,21 +397,3 @@ def _cut_log(log: Path, step: int) -> None:
     rows = list(csv.reader(log.open(newline=""))) if log.is_file() else [list(COLUMNS)]
     with log.open("w", newline="") as file:
         csv.writer(file).writerows([rows[0], *(r for r in rows[1:] if int(r[0]) <= step)])
-
-
-def main() -> None:
-    """The command line; every field of :class:`TrainConfig` is an option."""
-    parser = argparse.ArgumentParser(description="Trains HR-mini.")
-    parser.add_argument("--data", type=Path, required=True, help="folder widerface_train_small")
-    parser.add_argument("--out", type=Path, required=True, help="folder for weights, checkpoint and log")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--restart", action="store_true", help="do not resume")
-    for field in dataclasses.fields(TrainConfig):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
-    options = vars(parser.parse_args())
-    data, out, device, restart = (options.pop(k) for k in ("data", "out", "device", "restart"))
-    print(train(TrainConfig.of(**options), data, out, device, resume=not restart))
-
-
-if __name__ == "__main__":
-    main()
