@@ -397,6 +397,12 @@ class TestReceptiveFields:
 
         erf = (template("a", 0.95), template("b", 0.5))
         assert receptive_fields.judge_c3(erf, {"a": 100, "b": 100}).verdict == "partly"
+        many = tuple(template(name, r2) for name, r2 in (("a", 0.95), ("b", 0.5), ("c", 0.91), ("d", 0.8)))
+        verdict = receptive_fields.judge_c3(many, dict.fromkeys("abcd", 100))
+        assert verdict.verdict == "partly"
+        assert verdict.reason == (
+            "of 4 templates 2 have a Gaussian (R^2 0.50 to 0.95), 4 a small ERF (ERF/TRF 0.50 to 0.50)"
+        )
 
 
 class TestPhotos:

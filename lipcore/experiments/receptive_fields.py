@@ -113,7 +113,14 @@ def overlap(side: int, pitch: int) -> float:
 def judge_c3(erf: Erf, trf: dict[str, int]) -> Verdict:
     """C3 for one detector: both halves of the claim on every template, both on some, or neither."""
     held = [(t.fit.r2 >= LEAST_R2, t.sides[0.9] <= LARGEST_FRACTION * trf[t.template]) for t in erf]
-    reason = "; ".join(f"{t.template}: R^2 {t.fit.r2:.2f}, ERF/TRF {t.sides[0.9] / trf[t.template]:.2f}" for t in erf)
+    values = [(t.fit.r2, t.sides[0.9] / trf[t.template]) for t in erf]
+    reason = "; ".join(f"{t.template}: R^2 {a:.2f}, ERF/TRF {b:.2f}" for t, (a, b) in zip(erf, values, strict=True))
+    if len(erf) > 3:
+        fits, ratios = zip(*values, strict=True)
+        reason = (
+            f"of {len(erf)} templates {sum(a for a, _ in held)} have a Gaussian (R^2 {min(fits):.2f} to {max(fits):.2f}),"
+            f" {sum(b for _, b in held)} a small ERF (ERF/TRF {min(ratios):.2f} to {max(ratios):.2f})"
+        )
     if all(a and b for a, b in held):
         return Verdict("reproduced", reason)
     return Verdict("partly" if any(a or b for a, b in held) else "not", reason)
