@@ -117,9 +117,10 @@ def judge_c3(erf: Erf, trf: dict[str, int]) -> Verdict:
     reason = "; ".join(f"{t.template}: R^2 {a:.2f}, ERF/TRF {b:.2f}" for t, (a, b) in zip(erf, values, strict=True))
     if len(erf) > 3:
         fits, ratios = zip(*values, strict=True)
+        gaussian, small = (sum(part) for part in zip(*held, strict=True))
         reason = (
-            f"of {len(erf)} templates {sum(a for a, _ in held)} have a Gaussian (R^2 {min(fits):.2f} to {max(fits):.2f}),"
-            f" {sum(b for _, b in held)} a small ERF (ERF/TRF {min(ratios):.2f} to {max(ratios):.2f})"
+            f"of {len(erf)} templates {gaussian} have a Gaussian (R^2 {min(fits):.2f} to {max(fits):.2f}), "
+            f"{small} a small ERF (ERF/TRF {min(ratios):.2f} to {max(ratios):.2f})"
         )
     if all(a and b for a, b in held):
         return Verdict("reproduced", reason)
