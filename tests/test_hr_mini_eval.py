@@ -14,7 +14,7 @@ from lipcore.detectors import weights
 from lipcore.detectors.hr_mini import FORMAT, HRMini, HRMiniNet
 from lipcore.errors import DataError, UnknownName
 from lipcore.experiments import hr_mini_eval
-from lipcore.experiments.hr_mini_card import card
+from lipcore.experiments.hr_mini_card import AIMS, aims, card
 from lipcore.experiments.packing import pack
 from lipcore.experiments.records import Records
 from lipcore.paths import DATA, ROOT
@@ -98,11 +98,21 @@ def test_rows_by_hand() -> None:
     # Hits at ranks 1, 2 and 4 of four: precisions 1, 1 and 3/4, each for a quarter of the four faces.
     assert [r["value"] for r in exact] == pytest.approx([(1 + 1 + 0.75) / 4] * 3)
     assert {r["n"] for r in exact} == {2}
+    faces = {(r["subset"], r["tau"]): r["value"] for r in rows if r["metric"] == "faces"}
+    assert faces["easy", 0.5] == 2 / 4
+    assert faces["easy", 0.03] == 3 / 4
+    assert [r["value"] for r in rows if r["metric"] == "wrong"] == [0.5]
     values = {(r["metric"], r["side"], r["ground"]): r["value"] for r in rows if r.get("ground")}
     assert values["recall", 32, "grey"] == 1
     assert values["recall", None, "grey"] == pytest.approx(6 / 8)
     assert values["recall", None, "photograph"] == pytest.approx(4 / 8)
     assert values["false_positives", None, "grey"] == pytest.approx(1.5)
+
+
+def test_the_card_names_the_aims_that_were_missed() -> None:
+    reached = dict.fromkeys(AIMS, 0.99)
+    assert aims(reached) == "It reaches what was aimed for."
+    assert aims(reached | {"ap_easy": 0.7}) == "Short of what was aimed for: AP easy 0.70 (aim 0.75)."
 
 
 def test_records_of_other_weights_are_left_out(blind: HRMini, tmp_path: Path) -> None:

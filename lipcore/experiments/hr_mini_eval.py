@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ import typer
 from tqdm import tqdm
 
 from lipcore.datasets.synthetic import Grid
+from lipcore.datasets.wider_format import SUBSETS
 from lipcore.detectors.hr_mini import HRMini
 from lipcore.errors import DataError, UnknownName
 from lipcore.experiments.benchmark import Item, fit, load_items, truth
@@ -31,7 +32,7 @@ from lipcore.experiments.hr_mini_card import card
 from lipcore.experiments.packing import pack, unpack
 from lipcore.experiments.records import Records
 from lipcore.experiments.steps import Case, machine, seconds_of
-from lipcore.metrics.intervals import share
+from lipcore.metrics.intervals import ratio_of_means, share
 from lipcore.metrics.success import found
 from lipcore.metrics.wider import MatchedImage, bootstrap_weights, evaluate_matched
 from lipcore.paths import DATA, ROOT
@@ -167,8 +168,9 @@ def _step(config: Config, detector: HRMini) -> dict[str, Any]:
 def rows(records: Iterable[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[str, Any]]:
     """The rows of a result, from the records of one configuration and one weights file.
 
-    ``ap`` and ``ap_exact`` for each mode and subset, ``recall`` and ``false_positives`` (an image) for each side and
-    ground and over all sides, ``seconds`` of a step.
+    ``ap`` and ``ap_exact`` for each mode and subset; ``faces``, the share of a subset's faces that a detection of
+    probability ``tau`` fits, and ``wrong``, the detections of 0.5 that fit none, an image. Of drawn faces ``recall``
+    and ``false_positives`` (an image) for each side and ground and over all sides. ``seconds`` of a step.
     """
     used = list(records)
     for mode in MODES:
@@ -181,6 +183,7 @@ def rows(records: Iterable[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[s
                 low, high = np.nanquantile(result.resampled(weights, exact=metric == "ap_exact"), (0.025, 0.975))
                 shared = {"metric": metric, "mode": mode, "subset": subset, "n_faces": result.n_faces}
                 yield _row(value, float(low), float(high), len(images)) | shared
+        yield from _faces(mode, [r for r in used if r["kind"] == mode], seed)
     drawn = [r for r in used if r["kind"] == "drawn"]
     for side in (*sorted({r["side"] for r in drawn}), None):
         for ground in GROUNDS:
@@ -197,6 +200,26 @@ def rows(records: Iterable[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[s
                 "threads": record["threads"],
                 "machine": record["machine"],
             }
+
+
+#: Probabilities at which faces of the benchmark are counted: the usual one, and the least that precision sees.
+TAUS = (0.5, 0.03)
+
+
+def _faces(mode: str, records: Sequence[Mapping[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
+    """Faces of the benchmark found at each of :data:`TAUS`, and detections that fit no face."""
+    tables = [unpack(r["detections"]) for r in records]
+    for tau in TAUS:
+        fitting = [set(t[t[:, 4] >= np.log(tau / (1 - tau)) - 1e-3, 5].astype(int).tolist()) for t in tables]
+        for subset in SUBSETS:
+            bits = [r["truth"]["kept"][subset] for r in records]
+            hits = [sum(b == "1" and i in f for i, b in enumerate(own)) for own, f in zip(bits, fitting, strict=True)]
+            found_ = share(hits, [own.count("1") for own in bits], seed=seed)
+            shared = {"metric": "faces", "mode": mode, "subset": subset, "tau": tau}
+            yield _row(found_.value, found_.low, found_.high, found_.n) | shared
+    wrong = [[float(((t[:, 4] >= 0) & (t[:, 5] < 0)).sum())] for t in tables]
+    mean = ratio_of_means(wrong, [[1.0]] * len(wrong), seed=seed)
+    yield _row(mean.value, mean.low, mean.high, mean.n) | {"metric": "wrong", "mode": mode}
 
 
 def _row(value: float, low: float | None, high: float | None, n: int) -> dict[str, Any]:
@@ -226,6 +249,9 @@ def training_log(path: Path) -> list[dict[str, float]]:
 def summary(table: Iterable[Mapping[str, Any]], detector: HRMini) -> dict[str, Any]:
     """Scalars for prose and the card: ``ap_easy`` (pyramid), ``single_easy``, ``recall_grey``, ``recall_grey_40`` ...
 
+    ``faces_50_easy`` and ``faces_3_easy`` are shares of faces found over the pyramid at probability 0.5 and 0.03,
+    ``wrong`` and ``single_wrong`` false detections an image.
+
     ``..._low`` and ``..._high`` are the bounds of the intervals.
     """
     made: dict[str, Any] = {
@@ -238,12 +264,17 @@ def summary(table: Iterable[Mapping[str, Any]], detector: HRMini) -> dict[str, A
         "threads": None,
         "machine": None,
     }
-    for prefix in ("ap", "single"):
-        made |= {f"{prefix}_{s}{end}": None for s in ("easy", "medium", "hard") for end in ("", "_low", "_high")}
+    for prefix in ("ap", "single", "faces_50", "faces_3"):
+        made |= {f"{prefix}_{s}{end}": None for s in SUBSETS for end in ("", "_low", "_high")}
+    made |= {"wrong": None, "single_wrong": None}
     for row in table:
         name = ""
         if row["metric"] == "ap":
             name = f"{'ap' if row['mode'] == 'pyramid' else 'single'}_{row['subset']}"
+        elif row["metric"] == "faces" and row["mode"] == "pyramid":
+            name = f"faces_{round(100 * row['tau'])}_{row['subset']}"
+        elif row["metric"] == "wrong":
+            made["wrong" if row["mode"] == "pyramid" else "single_wrong"] = round(row["value"], 1)
         elif row["metric"] == "recall":
             name = f"recall_{row['ground']}" + (f"_{row['side']}" if row["side"] else "")
         elif row["metric"] == "seconds":
