@@ -67,8 +67,9 @@ RULES: dict[str, Callable[[Node, tuple[int, int]], Rule]] = BODY | {
         for name in ("Add", "Sub", "Mul", "Div", "Neg", "Flip", "Cat", "Alias", "Clone", "ToCopy")
     },
 }
-#: A batch of windows covers at most this share of the image, unless it holds one instance: it bounds the memory.
-SHARE = 0.5
+#: The e_i of a batch of windows cover at most so many times the image, unless it is one instance's: this bounds the
+#: memory. Windows that end near e_i are smaller than others, so that more of them fit.
+SHARE, SHARE_NEAR = 1.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Graph:
         below = {node for node, coarsest in self.coarsest.items() if coarsest <= 1.05 * stride} | {self.leaf}
         shared: dict[Node, Tensor] = {self.leaf: torch.zeros_like(self.image)}
         self.work: list[Work] = []
-        for chunk in self._chunks(supports):
+        for chunk in self._chunks(supports, SHARE if margin == math.inf else SHARE_NEAR):
             own, crops = [targets[i] for i in chunk], [supports[i] for i in chunk]
             seeds = self.seeds(own)
             for node, windows in self._sweep(seeds, self.windows(seeds, crops, margin), stop=below):
@@ -202,10 +203,10 @@ class Graph:
         found = sorted({round(c, 2) for c in self.coarsest.values() if c > 1})
         return [s for s, after in pairwise(found) if after > 1.2 * s]
 
-    def _chunks(self, supports: Sequence[Support]) -> Iterator[list[int]]:
+    def _chunks(self, supports: Sequence[Support], share: float) -> Iterator[list[int]]:
         """Instances of similar size together, since the windows of a batch are as large as its largest."""
         areas = [s.mask.numel() for s in supports]
-        limit = SHARE * self.image.shape[2] * self.image.shape[3]
+        limit = share * self.image.shape[2] * self.image.shape[3]
         chunk: list[int] = []
         for i in sorted(range(len(areas)), key=lambda i: -areas[i]):
             if chunk and areas[chunk[0]] * (len(chunk) + 1) > limit:
