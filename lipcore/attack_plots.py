@@ -125,7 +125,9 @@ def bins_figure(rows: pd.DataFrame, detector: str, update: str, epsilon: float) 
             line = chosen[chosen["perturbation"] == name].set_index("subset").reindex(bins)
             _errorbars(axis, np.arange(len(bins)) + (offset - (len(names) - 1) / 2) * 0.1, line, name, "o")
         faces = chosen.drop_duplicates("subset").set_index("subset")["n_faces"].reindex(bins)
-        axis.set_xticks(range(len(bins)), [f"{str(b).rsplit(' ', 1)[0]}\n({n:.0f})" for b, n in faces.items()], fontsize=8)
+        axis.set_xticks(
+            range(len(bins)), [f"{str(b).rsplit(' ', 1)[0]}\n({n:.0f})" for b, n in faces.items()], fontsize=8
+        )
     axes[0].set_xlabel("height of the face in pixels (faces in the bin)")
     axes[1].set_xlabel("faces of the image (faces in the bin)")
     axes[0].set_ylabel("attack success (%)")
