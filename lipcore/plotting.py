@@ -125,7 +125,8 @@ def ipi_table(
         fill(quick, own=False)
     order = ["faces", "distance", PAPER, "clean", *PRESETS, "_dim"]
     frame = pd.DataFrame([table[cell] for cell in sorted(table)])
-    return frame.reindex(columns=[c for c in order if c in frame]).fillna({c: "–" for c in PRESETS if c in frame})
+    frame = frame.reindex(columns=[c for c in order if c in frame])
+    return frame.fillna({c: "–" for c in ("clean", *PRESETS) if c in frame})
 
 
 def difference_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -280,10 +281,16 @@ def erf_figure(name: str, erf: TemplateErf, trf: int) -> Figure:
 
 
 def overlap_figure(rows: pd.DataFrame) -> Figure:
-    """How much of one face's e_i its neighbour's covers, against the distance between them."""
+    """How much of one face's e_i its neighbour's covers, against the distance between them.
+
+    The template in the middle of a detector's list stands for it.
+    """
     figure, axis = plt.subplots(figsize=(6.5, 3))
     chosen = rows[rows["metric"].str.startswith("overlap_")]
-    for (detector, template), group in chosen.groupby(["detector", "template"], sort=False):
+    for detector, every in chosen.groupby("detector", sort=False):
+        templates = list(dict.fromkeys(every["template"]))
+        template = templates[len(templates) // 2]
+        group = every[every["template"] == template]
         distance = group["metric"].str.removeprefix("overlap_").astype(int)
         axis.plot(distance, 100 * group["value"], "o-", label=f"{detector} ({template})")
     axis.set_xlabel("distance between the faces' edges (px)")
