@@ -19,7 +19,7 @@ from lipcore.errors import LipcoreError, UnknownName
 from lipcore.images import check_output, load_image, save_image
 from lipcore.metrics import fddb, wider_files
 from lipcore.metrics.success import visibility
-from lipcore.training import hr_mini
+from lipcore.training import hr_mini, rpn_mini
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 data = typer.Typer(no_args_is_help=True, help="Weights and datasets: what is here, and how to get what is not.")
@@ -192,25 +192,56 @@ def _percent(row: dict[str, Any]) -> str:
     return f"{value} ({100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f})"
 
 
+Out = Annotated[Path | None, typer.Option(help="Where weights, checkpoint and log go; by default a folder named so.")]
+Steps = Annotated[int | None, typer.Option(help="The schedule's length at most.", min=1)]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="The schedule's length at most, in minutes of training; 0 for no such limit.", min=0),
+]
+Seed = Annotated[int | None, typer.Option(help="Of weights, crops and sampling.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", help="NAME=VALUE of any other field of TrainConfig; repeatable.")
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Start afresh instead of from the checkpoint.")]
+
+
+def _train(module: Any, folder: Path, out: Path, device: str, restart: bool, options: list[str], **given: Any) -> None:
+    fields = {name: value for name, value in given.items() if value is not None}
+    with told():
+        config = module.TrainConfig.parse(options, **fields)
+        typer.echo(f"written to {module.train(config, folder, out, device, resume=not restart)}")
+
+
 @train.command("hr-mini")
 def train_hr_mini(
     folder: Annotated[Path, typer.Option("--data", help="The folder widerface_train_small.")],
-    out: Annotated[Path, typer.Option(help="Where weights, checkpoint and log go.")] = Path("hr_mini"),
+    out: Out = None,
     device: Device = "cpu",
-    steps: Annotated[int, typer.Option(help="The schedule's length at most.", min=1)] = hr_mini.TrainConfig.steps,
-    minutes: Annotated[
-        float, typer.Option(help="The schedule's length at most, in minutes of training; 0 for no such limit.", min=0)
-    ] = hr_mini.TrainConfig.minutes,
-    seed: Annotated[int, typer.Option(help="Of weights, templates, crops and sampling.")] = hr_mini.TrainConfig.seed,
-    option: Annotated[
-        list[str] | None, typer.Option("--option", help="NAME=VALUE of any other field of TrainConfig; repeatable.")
-    ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Start afresh instead of from the checkpoint.")] = False,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    seed: Seed = None,
+    option: Options = None,
+    restart: Restart = False,
 ) -> None:
     """Trains HR-mini; run it again to go on from the last checkpoint. log.csv in --out holds the learning curves."""
-    with told():
-        config = hr_mini.TrainConfig.parse(option or [], steps=steps, minutes=minutes, seed=seed)
-        typer.echo(f"written to {hr_mini.train(config, folder, out, device, resume=not restart)}")
+    given = {"steps": steps, "minutes": minutes, "seed": seed}
+    _train(hr_mini, folder, out or Path("hr_mini"), device, restart, option or [], **given)
+
+
+@train.command("rpn-mini")
+def train_rpn_mini(
+    folder: Annotated[Path, typer.Option("--data", help="The folder coco_train_small, or any set in COCO's format.")],
+    out: Out = None,
+    device: Device = "cpu",
+    steps: Steps = None,
+    minutes: Minutes = None,
+    seed: Seed = None,
+    option: Options = None,
+    restart: Restart = False,
+) -> None:
+    """Trains RPN-mini, whose trunk starts from HR-mini; run it again to go on from the last checkpoint."""
+    given = {"steps": steps, "minutes": minutes, "seed": seed}
+    _train(rpn_mini, folder, out or Path("rpn_mini"), device, restart, option or [], **given)
 
 
 @data.command("list")

@@ -19,7 +19,7 @@ from lipcore.experiments.packing import pack
 from lipcore.experiments.records import Records
 from lipcore.paths import DATA, ROOT
 from lipcore.results import frame, read_results
-from lipcore.training.hr_mini import COLUMNS
+from lipcore.training.hr_mini import Run
 from lipcore.training_plots import (
     example_figure,
     examples,
@@ -134,7 +134,7 @@ def test_the_learning_curves_are_read(tmp_path: Path) -> None:
 
 
 def test_the_chapters_figures_and_tables(blind: HRMini) -> None:
-    log = [dict.fromkeys(COLUMNS, float(i)) for i in range(3)]
+    log = [dict.fromkeys(Run.columns(), float(i)) for i in range(3)]
     assert len(learning_figure(log).axes) == 3
     assert "not in this checkout" in learning_figure([]).axes[0].texts[0].get_text()
     assert len(template_figure(blind.sizes).axes[0].patches) == 2

@@ -17,8 +17,8 @@ from lipcore.cli import app
 from lipcore.detectors import load_detector
 from lipcore.detectors.hr_mini import HRMini, cell_centres, decode
 from lipcore.errors import DataError, LipcoreError, UnknownName
-from lipcore.training.hr_loss import batch_loss, make_targets, sample
-from lipcore.training.hr_mini import COLUMNS, TrainConfig, evaluate, train
+from lipcore.training.hr_loss import make_targets, sample, sampled_loss, split_scores
+from lipcore.training.hr_mini import Run, TrainConfig, evaluate, train
 from lipcore.training.templates import balanced_sizes, k_medoids, size_iou
 from lipcore.training.widerface_train import Crop, Crops, Photo, load_photos
 
@@ -162,7 +162,7 @@ def test_the_loss_is_hrs() -> None:
     scores = torch.zeros(1, 5, 2, 2)
     scores[0, 0] = torch.tensor([[1.0, -2.0], [3.0, 9.0]])
     scores[0, 1, 0, 0] = 0.5  # tx of the positive should be 0
-    score, box = batch_loss(scores, [targets], 256, 0.03, torch.Generator())
+    score, box = sampled_loss(*split_scores(scores), [targets], 256, 0.03, torch.Generator())
     wanted = np.log1p(np.exp([-1.0, -2.0, 3.0])).mean()
     assert score.item() == pytest.approx(wanted, rel=1e-5)
     assert box.item() == pytest.approx((0.5 - 0.05) / 4, rel=1e-5)
@@ -191,7 +191,7 @@ def test_a_run_is_seeded_resumable_and_ships_a_detector(folder: Path, tmp_path: 
     assert resumed.read_bytes() == whole.read_bytes()
     rows = list(csv.DictReader((stopped / "log.csv").open(newline="")))
     assert [r["step"] for r in rows] == ["1", "2", "3", "4"]
-    assert set(rows[0]) == set(COLUMNS)
+    assert set(rows[0]) == set(Run.columns())
     detector = HRMini(weights=resumed)
     found = detector(torch.full((1, 3, 40, 56), 128.0))
     assert found.logits.shape == (1, 5 * 7 * 3)

@@ -17,6 +17,8 @@ REGISTRY = {
     "hr": "lipcore.detectors.hr:HR",
     "hr-mini": "lipcore.detectors.hr_mini:HRMini",
     "retinaface": "lipcore.detectors.retinaface:RetinaFace",
+    "rpn": "lipcore.detectors.rpn:RPN",
+    "rpn-mini": "lipcore.detectors.rpn_mini:RPNMini",
 }
 
 __all__ = ["REGISTRY", "Detections", "Detector", "Responses", "check_images", "load_detector"]

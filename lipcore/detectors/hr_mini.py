@@ -260,14 +260,26 @@ def resize(image: Tensor, size: Sequence[int]) -> Tensor:
     return resized.clamp(0, 255)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of an ``hr_mini.safetensors`` as float32, among them ``templates`` (T, 2)."""
+def read_tensors(path: Path, form: str) -> dict[str, Tensor]:
+    """The tensors of one of our safetensors files, as float32.
+
+    Raises:
+        WeightsError: not a safetensors file, or not of that format.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, Any] = file.metadata() or {}
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is not a safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT or state.get("templates", torch.empty(0)).ndim != 2:
-        raise WeightsError(f"{path} is not an HR-mini: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+    if metadata.get("format") != form:
+        raise WeightsError(f"{path} is another network's: its format is {metadata.get('format')!r}, expected {form!r}")
+    return state
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of an ``hr_mini.safetensors`` as float32, among them ``templates`` (T, 2)."""
+    state = read_tensors(path, FORMAT)
+    if state.get("templates", torch.empty(0)).ndim != 2:
+        raise WeightsError(f"{path} is not an HR-mini: it holds no templates (T, 2)")
     return state

@@ -235,7 +235,7 @@ def _matched(record: Mapping[str, Any]) -> MatchedImage:
 
 
 def training_log(path: Path) -> list[dict[str, float]]:
-    """The learning curves: a row for each five minutes, by :data:`lipcore.training.hr_mini.COLUMNS`.
+    """The learning curves: a row for each five minutes, by :meth:`lipcore.training.loop.Run.columns`.
 
     Raises:
         DataError: no such file.

@@ -92,24 +92,30 @@ def sample(labels: Tensor, losses: Tensor, samples: int, easy: float, generator:
     return counted.reshape(labels.shape)
 
 
-def batch_loss(
-    scores: Tensor, targets: list[Targets], samples: int, easy: float, generator: torch.Generator
+def sampled_loss(
+    logits: Tensor, regression: Tensor, targets: list[Targets], samples: int, easy: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Logistic loss per counted response, and Huber loss per positive.
 
     Args:
-        scores: (B, 5 T, rows, cols), the network's output.
+        logits: (B, *labels), shaped as each image's labels.
+        regression: (B, *labels, 4).
         targets: of each image.
+        samples, easy, generator: see :func:`sample`.
     """
-    count = scores.shape[1] // 5
-    maps = scores.float().permute(0, 2, 3, 1).reshape(len(scores), -1, 5, count)
-    logits, regression = maps[:, :, 0], maps[:, :, 1:].transpose(2, 3)
-    labels = torch.from_numpy(np.stack([t.labels for t in targets])).to(scores.device)
+    labels = torch.from_numpy(np.stack([t.labels for t in targets])).to(logits.device)
     losses = F.softplus(torch.where(labels == 1, -logits, logits))  # log(1 + exp(-y f)), y in {1, -1}
     with torch.no_grad():
         counted = torch.stack([sample(y, x, samples, easy, generator) for y, x in zip(labels, losses, strict=True)])
         positive = labels == 1
-        wanted = torch.from_numpy(np.concatenate([t.regression for t in targets])).to(scores.device)
+        wanted = torch.from_numpy(np.concatenate([t.regression for t in targets])).to(logits.device)
     score = losses[counted].sum() / counted.sum().clamp_min(1)
     box = F.smooth_l1_loss(regression[positive], wanted, reduction="sum", beta=0.1) / max(1, 4 * len(wanted))
     return score, box
+
+
+def split_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """HR's maps (B, 5 T, rows, cols) as logits (B, N, T) and box numbers (B, N, T, 4), N cells row by row."""
+    count = scores.shape[1] // 5
+    maps = scores.float().permute(0, 2, 3, 1).reshape(len(scores), -1, 5, count)
+    return maps[:, :, 0], maps[:, :, 1:].transpose(2, 3)
