@@ -5,8 +5,12 @@ Boxes are float tensors in pixels, ``(x1, y1, x2, y2)``, the origin at the image
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+#: So many boxes are compared with one another at a time.
+CHUNK = 512
 
 
 def areas(boxes: Tensor, offset: float = 0.0) -> Tensor:
@@ -45,9 +49,14 @@ def nms(boxes: Tensor, scores: Tensor, iou: float, offset: float = 0.0) -> Tenso
         Indices (K,) of the kept boxes, best first.
     """
     order = torch.argsort(scores, descending=True, stable=True)
-    kept: list[Tensor] = []
-    while order.numel():
-        best, order = order[0], order[1:]
-        kept.append(best)
-        order = order[iou_matrix(boxes[best][None], boxes[order], offset)[0] <= iou]
-    return torch.stack(kept) if kept else torch.empty(0, dtype=torch.long, device=boxes.device)
+    kept = order[:0]
+    for chunk in torch.split(order, CHUNK):  # the matrices of whole lists could be too large
+        free = (iou_matrix(boxes[chunk], boxes[kept], offset) <= iou).all(dim=1)
+        left = chunk[free]
+        near = ~(iou_matrix(boxes[left], boxes[left], offset) <= iou).cpu().numpy()
+        alive = np.ones(len(left), dtype=np.bool_)
+        for i in range(len(left)):
+            if alive[i]:
+                alive[i + 1 :] &= ~near[i, i + 1 :]
+        kept = torch.cat((kept, left[torch.from_numpy(alive).to(left.device)]))
+    return kept

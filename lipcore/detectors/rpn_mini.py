@@ -4,8 +4,9 @@ What is Faster R-CNN's first stage: anchors of three shapes at every level of a 
 levels, objectness and four box numbers; see :mod:`lipcore.detectors.rpn`, whose anchors, boxes and proposals it shares.
 
 What is smaller: the trunk is HR-mini's up to stride 16 and one more stage of stride 32; levels have strides 8, 16, 32
-and 64 (none of stride 4) and 96 channels, with two anchor sizes each. Images are taken at their own size. Anchors stand
-in the middle of their cells, since every reduction of the trunk is centred there.
+and 64 (none of stride 4) and 96 channels, with two anchor sizes each. Larger images are shrunk to a longer side of
+448 px, the size of those it learned from; gradients go through that. Anchors stand in the middle of their cells, since
+every reduction of the trunk is centred there.
 
 The weights are made by :mod:`lipcore.training.rpn_mini` and described in ``data/weights/rpn_mini.md``.
 """
@@ -63,6 +64,7 @@ class RPNMini(Proposals):
 
     Args:
         weights: path of an ``rpn_mini.safetensors``; the shipped one by default.
+        longer: an image's longer side is shrunk to so many pixels; 0 leaves the size alone.
 
     Raises:
         WeightsError: no such file, or not an RPN-mini.
@@ -72,9 +74,9 @@ class RPNMini(Proposals):
     sides = SIDES
     offset = 0.5
 
-    def __init__(self, weights: str | Path | None = None) -> None:
+    def __init__(self, weights: str | Path | None = None, longer: int = 448) -> None:
         super().__init__()
-        self.templates = self.name_templates()
+        self.templates, self.longer = self.name_templates(), longer
         path = find_weights("rpn-mini", weights)
         self.net = RPNMiniNet()
         try:
@@ -87,8 +89,16 @@ class RPNMini(Proposals):
 
     def prepare(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         height, width = images.shape[2:]
-        return F.pad(normalise(images), (0, -width % PAD_TO, 0, -height % PAD_TO)), (height, width)
+        x = normalise(images)
+        if self.longer and max(height, width) > self.longer:
+            scale = self.longer / max(height, width)
+            height, width = max(1, round(height * scale)), max(1, round(width * scale))
+            x = F.interpolate(x, size=[height, width], mode="bilinear", align_corners=False, antialias=True)
+        return F.pad(x, (0, -width % PAD_TO, 0, -height % PAD_TO)), (height, width)
 
     def maps(self, x: Tensor) -> list[tuple[Tensor, Tensor]]:
         found: list[tuple[Tensor, Tensor]] = self.net(x)
         return found
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, longer={self.longer}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,7 +227,18 @@ class Workers:
         return load_detector(self.detector, self.weights, self.device)
 
 
-def run(settings: Settings, items: dict[str, Item], parts: Sequence[Part], path: Path, workers: Workers) -> Records:
+#: Makes the records of a task: :func:`attack_image`, or another benchmark's function at the top of a module.
+AttackImage = Callable[[Any, Detector, Erf, Task], Iterator[dict[str, Any]]]
+
+
+def run(
+    settings: Settings,
+    items: dict[str, Any],
+    parts: Sequence[Part],
+    path: Path,
+    workers: Workers,
+    attack: AttackImage = attack_image,
+) -> Records:
     """Does whatever is not recorded yet and appends it to the records; only this process writes.
 
     Args:
@@ -236,6 +247,7 @@ def run(settings: Settings, items: dict[str, Item], parts: Sequence[Part], path:
         parts: in the order wanted.
         path: of the records.
         workers: see there.
+        attack: makes the records of one image.
 
     Raises:
         LipcoreError: no such detector, preset or update rule, or an image that cannot be read.
@@ -245,14 +257,14 @@ def run(settings: Settings, items: dict[str, Item], parts: Sequence[Part], path:
     shared = {"config": settings.fingerprint(detector), "detector": detector.name}
     todo = tasks(items, parts, records, shared)
     with tqdm(total=sum(len(t.attacks) for t in todo), desc=detector.name, unit="attack", disable=None) as bar:
-        for record in _records_of(settings, detector, todo, workers):
+        for record in _records_of(settings, detector, todo, workers, attack):
             records.add(shared | record)
             bar.update()
     return records
 
 
 def _records_of(
-    settings: Settings, detector: Detector, todo: Sequence[Task], workers: Workers
+    settings: Settings, detector: Detector, todo: Sequence[Task], workers: Workers, attack: AttackImage
 ) -> Iterator[dict[str, Any]]:
     """The records of all tasks: from this process one by one, from others image by image as they come."""
     if not todo:
@@ -260,10 +272,10 @@ def _records_of(
     erf = erf_of(detector)
     if workers.jobs == 1:
         for task in todo:
-            yield from attack_image(settings, detector, erf, task)
+            yield from attack(settings, detector, erf, task)
         return
     context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
-    pool = ProcessPoolExecutor(workers.jobs, context, _start, (settings, workers, erf))
+    pool = ProcessPoolExecutor(workers.jobs, context, _start, (attack, settings, workers, erf))
     try:
         for done in as_completed([pool.submit(_work, task) for task in todo]):
             yield from done.result()
@@ -271,19 +283,25 @@ def _records_of(
         pool.shutdown(cancel_futures=True)
 
 
-_WORKER: list[tuple[Settings, Detector, Erf]] = []
+_WORKER: list[tuple[AttackImage, Settings, Detector, Erf]] = []
 
 
-def _start(settings: Settings, workers: Workers, erf: Erf) -> None:
-    _WORKER[:] = [(settings, workers.load(), erf)]
+def _start(attack: AttackImage, settings: Settings, workers: Workers, erf: Erf) -> None:
+    _WORKER[:] = [(attack, settings, workers.load(), erf)]
 
 
 def _work(task: Task) -> list[dict[str, Any]]:
-    return list(attack_image(*_WORKER[0], task))
+    attack, settings, detector, erf = _WORKER[0]
+    return list(attack(settings, detector, erf, task))
 
 
 def minutes(
-    settings: Settings, items: dict[str, Item], parts: Sequence[Part], path: Path, workers: Workers
+    settings: Settings,
+    items: dict[str, Any],
+    parts: Sequence[Part],
+    path: Path,
+    workers: Workers,
+    attack: AttackImage = attack_image,
 ) -> Iterator[tuple[Part, int, float]]:
     """What each part will take, from the records' own seconds or, where there are none, from one attack each.
 
@@ -299,9 +317,9 @@ def minutes(
     middle = sorted(names, key=lambda name: sizes[name])[len(names) // 2]
     cost: dict[str, float] = {}
 
-    def seconds(attack: tuple[str, str, float]) -> float:
+    def seconds(strength: tuple[str, str, float]) -> float:
         """Of one attack: a step's seconds times its steps."""
-        name, update, epsilon = attack
+        name, update, epsilon = strength
         if name not in cost:
             known = [
                 r["seconds"] / max(1, update_rule(r["update"], r["epsilon"]).steps if name != NONE else 1)
@@ -310,10 +328,10 @@ def minutes(
             ]
             if not known:
                 task = Task(middle, items[middle], ((name, "i-fgsm", 2.0),))
-                known = [r["seconds"] / 3 for r in attack_image(settings, detector, erf_of(detector), task)]
+                known = [r["seconds"] / 3 for r in attack(settings, detector, erf_of(detector), task)]
             cost[name] = sum(known) / len(known)
         return cost[name] * (update_rule(update, epsilon).steps if name != NONE else 1)
 
     for part, missing in todo.items():
-        attacks = [attack for task in missing for attack in task.attacks]
-        yield part, len(attacks), sum(map(seconds, attacks)) / 60
+        strengths = [strength for task in missing for strength in task.attacks]
+        yield part, len(strengths), sum(map(seconds, strengths)) / 60

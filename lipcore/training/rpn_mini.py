@@ -89,7 +89,7 @@ class Trainee(RPNMini):
 
     def __init__(self, net: nn.Module) -> None:
         super(RPNMini, self).__init__()
-        self.templates = self.name_templates()
+        self.templates, self.longer = self.name_templates(), 0
         self.net = net  # type: ignore[assignment]
 
 
