@@ -13,11 +13,12 @@ from tqdm import tqdm
 from lipcore.attacks.fgsm import Attack, update_rule
 from lipcore.attacks.perturbation import PRESETS
 from lipcore.attacks.targets import Matching
+from lipcore.datasets import coco as coco_data
 from lipcore.datasets import locations
 from lipcore.detectors import REGISTRY, load_detector, weights
 from lipcore.errors import LipcoreError, UnknownName
 from lipcore.images import check_output, load_image, save_image
-from lipcore.metrics import fddb, wider_files
+from lipcore.metrics import coco, fddb, wider_files
 from lipcore.metrics.success import visibility
 from lipcore.training import hr_mini, rpn_mini
 
@@ -180,6 +181,30 @@ def evaluate_fddb(
         typer.echo(f"{first['without_image']} predictions are for images that are not at hand and were left out")
     for row in rows:
         typer.echo(f"{row['metric']:<11} {_percent(row)}  at {row['false_positives']:.4g} false positives")
+
+
+@score.command("coco")
+def evaluate_coco(
+    predictions: Annotated[Path, typer.Argument(help="A JSON list in COCO's result format; classes do not matter.")],
+    gt: Annotated[Path | None, typer.Option("--gt", help="COCO's folder, or an instances file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Scores PREDICTIONS as class-agnostic proposals by pycocotools: AR at 1, 10 and 100 an image, and AP.
+
+    Of a folder only the images that are there are evaluated; of an instances file all that it lists.
+    """
+    with told():
+        place = gt if gt is not None else locations.find_dataset("coco")
+        data = None if place.is_file() else coco_data.load_coco(place)
+        present = None if data is None else [image.number for image in data]
+        values = coco.evaluate_files(place if data is None else data.annotations, predictions, present=present)
+    if as_json:
+        typer.echo(json.dumps(values))
+        return
+    if data is not None:
+        typer.echo(str(data.report))
+    for name, value in values.items():
+        typer.echo(f"{name:<6} {100 * value:5.1f} %")
 
 
 def _percent(row: dict[str, Any]) -> str:

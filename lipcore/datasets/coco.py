@@ -71,15 +71,20 @@ class Report:
     """What the loader met.
 
     Attributes:
+        images: that are there.
+        objects: annotated on them.
         absent: annotated images that are not there.
         degenerate: boxes without extent, which are left out.
     """
 
+    images: int
+    objects: int
     absent: int
     degenerate: int
 
     def __str__(self) -> str:
-        return f"{self.absent} annotated images absent, {self.degenerate} boxes without extent left out"
+        there = f"{self.images} images with {self.objects} objects"
+        return f"{there}; {self.absent} annotated images absent, {self.degenerate} boxes without extent left out"
 
 
 class CocoDataset(Sequence[CocoImage]):
@@ -128,7 +133,7 @@ def _load(listing: Path, folder: Path) -> CocoDataset:
         found, absent, degenerate = [], 0, 0
         for image in content["images"]:
             own = rows[image["id"]]
-            boxes = np.array([a["bbox"] for a in own], dtype=np.float64).reshape(-1, 4)
+            boxes = np.array([a["bbox"] for a in own], dtype=np.float64).reshape(len(own), 4)
             solid = (boxes[:, 2:] > 0).all(axis=1) & np.isfinite(boxes).all(axis=1)
             degenerate += int((~solid).sum())
             path = folder / image["file_name"]
@@ -139,11 +144,13 @@ def _load(listing: Path, folder: Path) -> CocoDataset:
             boxes[:, 2:] += boxes[:, :2]
             size = (int(image["height"]), int(image["width"]))
             found.append(CocoImage(int(image["id"]), path, size, boxes[solid], crowd[solid]))
+    except DataError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{listing} is not in COCO's format: {error!r}") from error
     if not found:
         raise DataError(f"none of the {len(rows)} images that {listing} lists is in {folder}")
-    return CocoDataset(listing, found, Report(absent, degenerate))
+    return CocoDataset(listing, found, Report(len(found), sum(len(i.boxes) for i in found), absent, degenerate))
 
 
 def write_coco(root: Path, images: Iterable[tuple[str, NDArray[np.uint8], Floats]]) -> Path:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from lipcore.datasets.coco import CocoDataset, load_coco
 from lipcore.datasets.fddb import FddbDataset, load_fddb
 from lipcore.datasets.wider import WiderDataset, load_wider
 from lipcore.errors import DataError, UnknownName
@@ -35,7 +36,7 @@ class Entry:
         licence: the terms of use.
         get: what to do to have it, for a person.
         images: in the complete set.
-        faces: annotated in the complete set.
+        faces: annotated in the complete set; of COCO, its objects.
         parts: path below its folder -> what it is and which archive holds it; a path may end in alternatives ``a|b``.
     """
 
@@ -137,7 +138,11 @@ def check(name: str | None = None, given: str | Path | None = None) -> list[Chec
     return [_check(_entry(each), given) for each in ([name] if name is not None else registry())]
 
 
-_LOADERS: dict[str, Callable[[Path], WiderDataset | FddbDataset]] = {"widerface": load_wider, "fddb": load_fddb}
+_LOADERS: dict[str, Callable[[Path], WiderDataset | FddbDataset | CocoDataset]] = {
+    "widerface": load_wider,
+    "fddb": load_fddb,
+    "coco": load_coco,
+}
 
 
 def _check(entry: Entry, given: str | Path | None) -> Check:

@@ -226,6 +226,7 @@ class ResNet50(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels = 64
         for i, (inside, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), start=1):
             stage = []
@@ -236,7 +237,7 @@ class ResNet50(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The maps of stride 4, 8, 16 and 32."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         found = []
         for i in range(1, 5):
             x = self.get_submodule(f"layer{i}")(x)

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 import typer
+from numpy.typing import ArrayLike
 
 from lipcore.attacks.targets import Instance, match_targets
 from lipcore.boxes import iou_matrix
@@ -83,18 +84,18 @@ VARIANTS = {"objects": CocoSettings(), ABLATION: CocoSettings(instances="proposa
 
 
 def find_targets(
-    settings: CocoSettings, item: CocoImage, responses: Responses, proposals: Detections
+    settings: CocoSettings, item: CocoImage | None, responses: Responses, proposals: Detections
 ) -> list[Instance]:
     """The instances of one clean image and the proposals that stand for each before suppression.
 
     Args:
         settings: which instances.
-        item: its objects; crowds are none.
+        item: its objects; crowds are none. None where the proposals are attacked.
         responses: of the clean image (B = 1).
         proposals: the best of them after suppression.
     """
     boxes = proposals.boxes
-    if settings.instances == "proposals":
+    if item is None or settings.instances == "proposals":
         objects, highest = boxes[: settings.attacked], torch.arange(min(settings.attacked, len(boxes)))
     else:
         every = torch.from_numpy(item.boxes[~item.crowd]).to(boxes)
@@ -129,7 +130,7 @@ def attack_image(settings: CocoSettings, detector: Proposals, erf: Erf, task: Ta
             "instances": len(instances),
             **proposed(_best(settings, detector, responses), responses, item),
             **distances(image, attacked),
-            **({"truth": truth(item)} if attack[0] == NONE else {}),
+            **({"truth": truth(item), "baselines": baselines(item)} if attack[0] == NONE else {}),
             "seconds": round(watch.seconds, 2),
         }
 
@@ -140,19 +141,41 @@ def _best(settings: CocoSettings, detector: Proposals, responses: Responses) -> 
 
 
 def proposed(found: Detections, responses: Responses, item: CocoImage) -> dict[str, Any]:
-    """The proposals of one image, packed: box, logit, and a bit for each IoU threshold at which it is matched (the low
-    ten) or falls to a crowd (the next ten); and the best IoU that any of them has with each object."""
+    """The proposals of one image, packed, and the best IoU that any of them has with each object."""
     logits = responses.logits[0].detach()[found.responses]
     table = rounded(torch.cat((found.boxes, logits[:, None]), dim=1).cpu().numpy())
-    matched = match(item, table[:, :4], table[:, 4])
-    bits = 1 << np.arange(len(matched.hit))
-    flags = bits @ matched.hit + (bits @ matched.ignored << len(bits))
     objects = torch.from_numpy(item.boxes[~item.crowd])
     best = iou_matrix(objects, torch.from_numpy(table[:, :4])).amax(dim=1) if len(table) else torch.zeros(len(objects))
     return {
-        "proposals": pack(np.column_stack((table, flags))),
-        "objects": matched.objects,
+        "proposals": packed(table, item),
+        "objects": len(objects),
         "best": [round(v, 3) for v in best.tolist()],
+    }
+
+
+def packed(table: ArrayLike, item: CocoImage) -> str:
+    """Proposals (K, 5), box and score, as one string, with a bit for each IoU threshold at which it is matched (the low
+    ten) or falls to a crowd (the next ten)."""
+    values = np.asarray(table, dtype=np.float64)
+    matched = match(item, values[:, :4], values[:, 4])
+    bits = 1 << np.arange(len(matched.hit))
+    return pack(np.column_stack((values, bits @ matched.hit + (bits @ matched.ignored << len(bits)))))
+
+
+def baselines(item: CocoImage) -> dict[str, str]:
+    """What 100 boxes find that nobody learned: a fixed grid of four sizes, the largest first, and random boxes."""
+    height, width = item.size
+    grid = []
+    for share, down, across in ((0.9, 1, 1), (0.5, 3, 3), (0.25, 5, 6), (0.12, 6, 10)):
+        y, x = (np.linspace(share / 2, 1 - share / 2, n) if n > 1 else np.array([0.5]) for n in (down, across))
+        centres = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+        grid.append(np.hstack((centres - share / 2, centres + share / 2)))
+    drawn = np.random.default_rng(item.number).random((100, 2, 2))
+    found = {"fixed grid": np.concatenate(grid), "random boxes": np.sort(drawn, axis=1).reshape(-1, 4)}
+    scores = -np.arange(100, dtype=np.float64)[:, None]
+    return {
+        name: packed(rounded(np.hstack((boxes * [width, height, width, height], scores))), item)
+        for name, boxes in found.items()
     }
 
 
@@ -263,8 +286,11 @@ def summarise(profile: str, detectors: Sequence[Detector], records: Records, pat
 def measure(profile: str, detector: str = "rpn-mini", *, device: str = "cpu") -> Path:
     """For the book: runs what is missing and writes the table; returns the results file.
 
-    Where COCO is not at hand, the table is computed from the records there are.
+    Where COCO is not at hand, the table is computed from the records there are; a detector that is no region proposal
+    network leaves the page to RPN-mini.
     """
+    if not isinstance(load_detector(detector), Proposals):
+        detector = "rpn-mini"
     for variant in VARIANTS:
         try:
             run(profile, variant, Workers(detector=detector, device=device))

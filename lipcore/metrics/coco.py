@@ -131,7 +131,7 @@ def scores(images: Sequence[Matched], weights: ArrayLike | None = None) -> dict[
     made: dict[str, Floats] = {}
     for most in MOST:
         hits = np.array([(m.hit & ~m.ignored)[:, :most].sum(axis=1) for m in images], dtype=np.float64)
-        made[f"ar{most}"] = (counts @ hits.reshape(len(images), -1)).mean(axis=1) / below
+        made[f"ar{most}"] = (counts @ hits.reshape(len(images), len(IOUS))).mean(axis=1) / below
     made["ap"] = np.array([_precision(images, c, n) for c, n in zip(counts, below, strict=True)])
     return made
 
@@ -173,12 +173,18 @@ def evaluate_files(annotations: Path, predictions: Path, *, present: Sequence[in
         truth: dict[str, Any] = json.loads(annotations.read_text(encoding="utf8"))
         rows = json.loads(predictions.read_text(encoding="utf8"))
         known = {int(image["id"]) for image in truth["images"]}
+        # Numbered anew: pycocotools reads a match with number 0 as none.
+        objects: list[dict[str, Any]] = [
+            {"id": i, "image_id": int(a["image_id"]), "category_id": 1, "iscrowd": int(a.get("iscrowd", 0))}
+            | {"bbox": [float(v) for v in a["bbox"]], "area": float(a["bbox"][2]) * float(a["bbox"][3])}
+            for i, a in enumerate(truth["annotations"], start=1)
+        ]
         given: list[dict[str, Any]] = [
             {"image_id": int(r["image_id"]), "category_id": 1, "score": float(r["score"])}
             | {"bbox": [float(v) for v in r["bbox"]]}
             for r in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise DataError(f"{predictions} or {annotations} is not in COCO's format: {error!r}") from error
     for row in given:
         if row["image_id"] not in known:
@@ -187,9 +193,9 @@ def evaluate_files(annotations: Path, predictions: Path, *, present: Sequence[in
             raise DataError(f"{predictions}: a box is four finite numbers and a score one; found {row}")
     chosen = known if present is None else known & set(present)
     kept = {
-        "images": [i for i in truth["images"] if i["id"] in chosen],
-        "annotations": [a for a in truth["annotations"] if a["image_id"] in chosen],
-        "categories": truth["categories"],
+        "images": [{"id": number} for number in sorted(chosen)],
+        "annotations": [a for a in objects if a["image_id"] in chosen],
+        "categories": [{"id": 1}],
     }
     evaluation = _evaluated(kept, [p for p in given if p["image_id"] in chosen])
     with contextlib.redirect_stdout(io.StringIO()):

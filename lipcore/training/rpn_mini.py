@@ -19,6 +19,7 @@ from lipcore.boxes import areas, iou_matrix
 from lipcore.detectors.hr_mini import normalise, read_weights
 from lipcore.detectors.rpn_mini import FORMAT, PAD_TO, RPNMini, RPNMiniNet
 from lipcore.detectors.weights import find_weights
+from lipcore.errors import DataError
 from lipcore.training import loop
 from lipcore.training.coco_train import Scenes, load_photos
 from lipcore.training.hr_loss import Targets
@@ -100,6 +101,8 @@ class Run(loop.Run[TrainConfig]):
     measures = ("held_out_ar100", "held_out_ar10")
 
     def __init__(self, config: TrainConfig, photos: list[Photo], device: str) -> None:
+        if config.held_out >= len(photos):
+            raise DataError(f"held_out is {config.held_out} and there are {len(photos)} photos: none is left to learn")
         torch.manual_seed(config.seed)
         order = np.random.default_rng(config.seed).permutation(len(photos))
         self.held_out = [photos[i] for i in order[: config.held_out]]
@@ -147,6 +150,8 @@ def evaluate(detector: RPNMini, photos: list[Photo], device: str) -> tuple[float
             continue
         boxes = detector.propose(detector.respond(image)).boxes
         total += len(objects)
+        if not len(boxes):
+            continue
         for i, most in enumerate((100, 10)):
             best = iou_matrix(objects, boxes[:most]).amax(dim=1).cpu().numpy()
             hits[i] += (best[:, None] >= IOUS).mean(axis=1).sum()
@@ -204,7 +209,7 @@ def train(config: TrainConfig, data: Path, out: Path, device: str = "cpu", resum
         The path of the weights.
 
     Raises:
-        DataError: the images are missing or malformed.
+        DataError: the images are missing or malformed, or no more than those held out.
         LipcoreError: the checkpoint is another config's, or the loss is not finite.
         ValueError: a side that is no multiple of 64.
     """
