@@ -1,50 +1,63 @@
-"""Figures of the synthetic study's whole grid: success by faces and distance, by faces alone, and by epsilon."""
+"""The synthetic study's whole grid in figures: by faces and distance, faces alone, epsilon, and distance over ERF size;
+and the table of the comparisons behind its verdicts."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lipcore.attacks.perturbation import PRESETS
-from lipcore.plotting import COLOURS
+from lipcore.plotting import COLOURS, percent
 from lipcore.verdicts import LEAST_CLEAN
 
 #: The labels of the metrics, and what they are multiplied by.
 METRICS = {"asr": ("attack success (%)", 100.0), "interference": ("interference coefficient", 1.0)}
+#: Of detectors side by side.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
-def grid_figure(rows: pd.DataFrame, detector: str, epsilon: float, metric: str = "asr") -> Figure:
-    """One panel for each perturbation: faces upward, distance to the right, the value as colour and number.
+def grid_figure(rows: pd.DataFrame, detector: str, epsilons: Sequence[float], metric: str = "asr") -> Figure:
+    """A panel for each epsilon and perturbation: faces upward, distance to the right, the value as colour and number.
 
     Where fewer than 80 % of the faces were found before the attack the number is grey; where it was not measured the
-    place is empty.
+    place is empty. Random noise has no panel: it stays near 0 everywhere.
 
     Args:
         rows: of the synthetic study.
-        detector, epsilon: which of them.
+        detector, epsilons: which of them.
         metric: ``"asr"`` or ``"interference"``.
     """
     label, scale = METRICS[metric]
-    chosen = rows[(rows["detector"] == detector) & (rows["epsilon"] == epsilon) & (rows["metric"] == metric)]
-    names = [p for p in PRESETS if p in set(chosen["perturbation"])]
-    if not names:
+    chosen = rows[(rows["detector"] == detector) & (rows["metric"] == metric) & (rows["perturbation"] != "random")]
+    panels = [
+        (epsilon, name)
+        for epsilon in epsilons
+        for name in PRESETS
+        if ((chosen["epsilon"] == epsilon) & (chosen["perturbation"] == name)).any()
+    ]
+    if not panels:
         return _empty()
+    chosen = chosen[chosen["epsilon"].isin([epsilon for epsilon, _ in panels])]
     faces = sorted({int(f) for f in chosen["faces"]})
     distances = sorted({int(d) for d in chosen["distance"]})
-    columns = min(4, len(names))
-    lines = -(-len(names) // columns)
-    size = (2.6 * columns, 0.6 + (0.28 * len(faces) + 0.5) * lines)
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    size = (2.6 * columns + 0.6, 0.6 + (0.2 * len(faces) + 0.4) * lines)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
     low, high, colours = (0, 100, "viridis") if metric == "asr" else (-0.6, 0.6, "RdBu_r")
-    for axis, name in zip(axes.flat, [*names, *[""] * (axes.size - len(names))], strict=True):
-        if not name:
-            axis.set_axis_off()
-            continue
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (epsilon, name) in zip(axes.flat, panels, strict=False):
         table = np.full((len(faces), len(distances)), np.nan)
-        for row in chosen[chosen["perturbation"] == name].to_dict("records"):
+        own = chosen[(chosen["epsilon"] == epsilon) & (chosen["perturbation"] == name)]
+        for row in own.dropna(subset=["value"]).to_dict("records"):
             place = faces.index(int(row["faces"])), distances.index(int(row["distance"]))
             table[place] = value = scale * row["value"]
             bright = value > (low + high) / 2 if metric == "asr" else abs(value) < 0.3
@@ -52,14 +65,77 @@ def grid_figure(rows: pd.DataFrame, detector: str, epsilon: float, metric: str =
             text = f"{value:.0f}" if metric == "asr" else f"{value:.2f}"
             axis.text(*place[::-1], text, ha="center", va="center", fontsize=7, color=colour)
         image = axis.imshow(table, origin="lower", aspect="auto", vmin=low, vmax=high, cmap=colours)
-        axis.set_title(name, loc="left", fontsize=10)
+        axis.set_title(f"{name}, epsilon {epsilon:g}", loc="left", fontsize=9)
         axis.set_xticks(range(len(distances)), [str(d) for d in distances], fontsize=7)
         axis.set_yticks(range(len(faces)), [str(f) for f in faces], fontsize=7)
         axis.tick_params(length=0)
+        axis.grid(visible=False)
     figure.supxlabel("distance (px)", fontsize=9)
     figure.supylabel("faces", fontsize=9)
-    figure.colorbar(image, ax=axes, shrink=0.8, label=label)
+    figure.colorbar(image, ax=axes, shrink=0.6, label=label)
     return figure
+
+
+def distance_figure(rows: pd.DataFrame, sides: Mapping[str, float], epsilons: Sequence[float]) -> Figure:
+    """The interference coefficient against distance over ERF size: IMP and IMP-I across, an epsilon a line of panels.
+
+    A point for each cell of the grid, larger with more faces, in its detector's colour; lines join cells of the same
+    number of faces.
+
+    Args:
+        rows: of the synthetic study.
+        sides: detector -> side in pixels of the square that holds 90 % of a response's gradient.
+        epsilons: which of them; those without a coefficient are left out.
+    """
+    chosen = rows[(rows["metric"] == "interference") & rows["detector"].isin(list(sides))].dropna(subset=["value"])
+    shown = [epsilon for epsilon in epsilons if (chosen["epsilon"] == epsilon).any()]
+    if not shown:
+        return _empty()
+    names = ("imp", "imp-i")
+    figure, axes = plt.subplots(
+        len(shown), len(names), figsize=(8.5, 2.7 * len(shown) + 0.5), squeeze=False, sharex=True, sharey=True
+    )
+    for axis, (epsilon, name) in zip(axes.flat, product(shown, names), strict=True):
+        panel = chosen[(chosen["epsilon"] == epsilon) & (chosen["perturbation"] == name)]
+        for colour, (detector, side) in zip(SERIES, sides.items(), strict=False):
+            for _, points in panel[panel["detector"] == detector].sort_values("distance").groupby("faces"):
+                x = points["distance"].to_numpy(dtype=np.float64) / side
+                value, low, high = (points[c].to_numpy(dtype=np.float64) for c in ("value", "ci_low", "ci_high"))
+                error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+                axis.errorbar(x, value, error, fmt="-", lw=0.8, elinewidth=0.6, color=colour, alpha=0.5)
+                area = 5 + 5 * points["faces"].to_numpy(dtype=np.float64) ** 0.5
+                axis.scatter(x, value, area, color=colour, lw=0)
+        axis.axhline(0, color="#999999", lw=0.8)
+        axis.axvline(1, color="#999999", lw=0.8, ls=":")
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_title(f"{name}, epsilon {epsilon:g}", loc="left", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("distance / side of the 90 % square")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(METRICS["interference"][0])
+    drawn = [d for d in sides if (chosen["detector"] == d).any()]
+    colours_of = dict(zip(sides, SERIES, strict=False))
+    handles = [Line2D([], [], marker="o", color=colours_of[d], lw=0.8, label=f"{d} ({sides[d]:.0f} px)") for d in drawn]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def comparison_table(rows: pd.DataFrame, detector: str) -> pd.DataFrame:
+    """The comparisons behind a detector's verdicts: differences in ASR in percentage points, a column an epsilon.
+
+    What does not count is in small print, with the reason.
+    """
+    table: dict[tuple[str, str], dict[str, str]] = {}
+    chosen = rows[(rows["metric"] == "difference") & (rows["detector"] == detector)]
+    for row in chosen.to_dict("records"):
+        label = row["label"].removesuffix(f", epsilon {row['epsilon']:g}")
+        entry = table.setdefault((row["claim"], label), {"claim": row["claim"].upper(), "comparison": label})
+        text = f"{percent(row)}<br><small>n={row['n']}</small>"
+        if not row["counts"]:
+            text = f"<small>{percent(row)}<br>{'few images or faces' if row['room'] else 'no room'}</small>"
+        entry[f"ε {row['epsilon']:g}"] = text
+    return pd.DataFrame(table[key] for key in sorted(table, key=lambda key: key[0])).fillna("–")
 
 
 def faces_figure(rows: pd.DataFrame, detector: str, distance: int) -> Figure:

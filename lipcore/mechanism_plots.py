@@ -34,6 +34,7 @@ def part_figure(rows: pd.DataFrame) -> Figure:
             below = below if len(below) else np.zeros(len(values))
             axis.bar(own["step"] + 1, values, bottom=below, color=PARTS[part], label=part)
             below = below + values
+            axis.set_xticks(own["step"] + 1)
         axis.set_ylim(0, 100)
     _finish(figure, panels, "step")
     return figure
@@ -45,13 +46,13 @@ def flip_figure(rows: pd.DataFrame) -> Figure:
         return _not_measured()
     figure, panels = _panels(rows, "sign of R against\nthe own part (%)")
     lines = {
-        "flipped": ("all together", "#000000"),
-        "by_neighbours": ("neighbours alone", PARTS["neighbours"]),
-        "by_background": ("background alone", PARTS["background"]),
+        "by_neighbours": ("neighbours alone", PARTS["neighbours"], "-"),
+        "by_background": ("background alone", PARTS["background"], "-"),
+        "flipped": ("all together", "#000000", "--"),  # over the neighbours' line where there is no background
     }
     for (path, cell), axis in panels.items():
-        for metric, (label, colour) in lines.items():
-            _line(axis, _of(rows, cell, path, metric), label, colour)
+        for metric, (label, colour, dashes) in lines.items():
+            _line(axis, _of(rows, cell, path, metric), label, colour, dashes)
         axis.axhline(50, color="#999999", lw=0.8, ls=":")
         axis.set_ylim(-2, 62)
     _finish(figure, panels, "step")
@@ -185,10 +186,10 @@ def _finish(figure: Figure, panels: Panels, label: str) -> None:
     figure.legend(handles, names, loc="outside lower center", ncols=len(names))
 
 
-def _line(axis: Axes, own: pd.DataFrame, label: str, colour: str) -> None:
+def _line(axis: Axes, own: pd.DataFrame, label: str, colour: str, dashes: str) -> None:
     own = own.sort_values("step")
     step = own["step"] + 1
-    axis.plot(step, 100 * own["value"], "o-", ms=3, color=colour, label=label)
+    axis.plot(step, 100 * own["value"], dashes, marker="o", ms=3, color=colour, label=label)
     low, high = (100 * own[k].to_numpy(dtype=float) for k in ("ci_low", "ci_high"))
     axis.fill_between(step, low, high, color=colour, alpha=0.15, lw=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -67,7 +68,7 @@ def percent(row: Mapping[Any, Any]) -> str:
     """A share with its interval, in percent: ``51 [40, 63]``; a dash where there is none."""
     if row["value"] is None or pd.isna(row["value"]):
         return "–"
-    return f"{100 * row['value']:.0f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
+    return f"{100 * row['value']:z.0f} [{100 * row['ci_low']:z.0f}, {100 * row['ci_high']:z.0f}]"
 
 
 def html_table(frame: pd.DataFrame) -> str:
@@ -86,30 +87,37 @@ def html_table(frame: pd.DataFrame) -> str:
 
 
 def ipi_table(
-    rows: pd.DataFrame, quick: pd.DataFrame | None, reported: Sequence[Mapping[str, Any]], detector: str, epsilon: float
+    rows: pd.DataFrame,
+    quick: pd.DataFrame | None,
+    reported: Sequence[Mapping[str, Any]],
+    detector: str,
+    epsilons: Sequence[float],
 ) -> pd.DataFrame:
-    """The IPI table: ASR in percent by cell and perturbation, the poster's beside, with intervals and images.
+    """The IPI table: ASR in percent by cell, epsilon and perturbation, the poster's beside, with intervals and images.
 
     Args:
         rows: the results to show first.
         quick: this build's quick run, as a second line in each cell where the first is another run's.
         reported: the poster's numbers.
         detector: whose rows.
-        epsilon: which of them.
+        epsilons: which of them, in their order; the poster names none.
     """
     poster = {(r["faces"], r["distance"]): r["value"] for r in reported}
     table: dict[Any, dict[str, Any]] = {}
 
     def fill(frame: pd.DataFrame, own: bool) -> None:
-        chosen = frame[(frame["metric"] == "asr") & (frame["detector"] == detector) & (frame["epsilon"] == epsilon)]
+        chosen = frame[
+            (frame["metric"] == "asr") & (frame["detector"] == detector) & frame["epsilon"].isin(list(epsilons))
+        ]
         for row in chosen.to_dict("records"):
             cell = (int(row["faces"]), int(row["distance"]))
             start = {
                 "faces": cell[0],
                 "distance": f"{cell[1]} px",
                 PAPER: f"{poster[cell]:g}" if cell in poster else "–",
+                "ε": f"{row['epsilon']:g}",
             }
-            entry = table.setdefault(cell, start)
+            entry = table.setdefault((*cell, epsilons.index(row["epsilon"])), start)
             value, _, interval = percent(row).partition(" ")
             behind = f"<small>{interval}<br>n={row['n']}</small>"
             if own:
@@ -123,8 +131,8 @@ def ipi_table(
     fill(rows, own=True)
     if quick is not None:
         fill(quick, own=False)
-    order = ["faces", "distance", PAPER, "clean", *PRESETS, "_dim"]
-    frame = pd.DataFrame([table[cell] for cell in sorted(table)])
+    order = ["faces", "distance", PAPER, "ε", "clean", *PRESETS, "_dim"]
+    frame = pd.DataFrame([table[key] for key in sorted(table)])
     frame = frame.reindex(columns=[c for c in order if c in frame])
     return frame.fillna({c: "–" for c in ("clean", *PRESETS) if c in frame})
 
@@ -206,7 +214,7 @@ def cover_figure(detector: Detector, clean: Tensor, attacked: Tensor) -> Figure:
 
 
 def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric: str = "asr") -> Figure:
-    """ASR or interference of every perturbation in each cell, one panel for each detector and epsilon.
+    """ASR or interference of every perturbation in each cell: a panel for each detector (down) and epsilon (across).
 
     Args:
         rows: of the synthetic study.
@@ -219,10 +227,13 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
         axis.set_axis_off()
         axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
         return figure
-    panels = list(chosen.groupby(["detector", "epsilon"], sort=False))
-    figure, axes = plt.subplots(len(panels), 1, figsize=(7.5, 2.6 * len(panels)), squeeze=False, sharex=False)
+    detectors, epsilons = list(dict.fromkeys(chosen["detector"])), sorted(set(chosen["epsilon"]), reverse=True)
+    size = (7.5 if len(epsilons) == 1 else 5 * len(epsilons), 2.5 * len(detectors) + 0.4)
+    figure, axes = plt.subplots(len(detectors), len(epsilons), figsize=size, squeeze=False, sharey=metric == "asr")
     scale = 100 if metric == "asr" else 1
-    for axis, ((detector, epsilon), group) in zip(axes[:, 0], panels, strict=True):
+    for axis, (detector, epsilon) in zip(axes.flat, product(detectors, epsilons), strict=True):
+        group = chosen[(chosen["detector"] == detector) & (chosen["epsilon"] == epsilon)]
+        axis.set_title(f"{detector}, epsilon {epsilon:g}" + ": not measured" * group.empty, loc="left", fontsize=10)
         entries = {(int(r["faces"]), int(r["distance"]), r["perturbation"]): r for r in group.to_dict("records")}
         cells = sorted({(faces, distance) for faces, distance, _ in entries})
         names = [p for p in PRESETS if any(name == p for _, _, name in entries)]
@@ -241,8 +252,8 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
             axis.plot(at, [known[cells[i]] for i in at], "kx", ms=7, label=PAPER)
             axis.set_ylim(-4, 104)
         axis.set_xticks(range(len(cells)), [f"{f} face{'s' * (f > 1)}\n{d} px" for f, d in cells])
+    for axis in axes[:, 0]:
         axis.set_ylabel({"asr": "attack success (%)", "interference": "interference"}.get(metric, "logit drop"))
-        axis.set_title(f"{detector}, epsilon {epsilon:g}", loc="left", fontsize=10)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 

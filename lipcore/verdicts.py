@@ -1,7 +1,8 @@
 """Verdicts on the paper's claims, by rules written before the studies were run (C3 has its own, see there).
 
 A verdict rests on comparisons: differences that the claim says are positive. A comparison counts when it rests on at
-least 6 images, the detector finds at least 80 % of the faces on the clean images, and the two had room to differ.
+least 6 images, the detector finds at least 80 % of the faces on the clean images, and the two had room to differ: where
+both leave hardly a face, each study's own rule says that they had none (of success: both above 95 %).
 
 * reproduced: every comparison is positive and its interval excludes 0;
 * partly: some are, and none is negative with an interval that excludes 0;
@@ -18,6 +19,8 @@ from lipcore.metrics.intervals import Estimate
 
 LEAST_IMAGES = 6
 LEAST_CLEAN = 0.8
+#: Two attacks that both succeed on more than this share of the faces have no room to differ.
+MOST_ASR = 0.95
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Verdict:
 
     Attributes:
         verdict: "reproduced", "partly", "not" or "undecided".
-        reason: how many comparisons went which way.
+        reason: how many comparisons went which way, and how many do not count.
     """
 
     verdict: str
@@ -66,6 +69,10 @@ def judge(comparisons: Sequence[Comparison]) -> Verdict:
     signs = [c.estimate.excludes_zero() for c in counted]
     up, down = signs.count(1), signs.count(-1)
     reason = f"{up} of {len(counted)} comparisons as claimed, {signs.count(0)} open, {down} reversed"
+    if crowded := sum(not c.room for c in comparisons):
+        reason += f"; {crowded} without room to differ"
+    if few := len(comparisons) - len(counted) - crowded:
+        reason += f"; {few} on too few images or faces found"
     if up == len(counted):
         return Verdict("reproduced", reason)
     return Verdict("partly" if up and not down else "not", reason)

@@ -313,6 +313,20 @@ class TestCommandLine:
         assert table["config"]["lines"] == 8 * CROWDS
         assert {row["n"] for row in table["rows"] if row["metric"] == "ap"} == {CROWDS}
 
+    def test_weights_are_of_the_detector_or_of_the_tables_first(
+        self, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[object] = []
+
+        def make(weights: object = None) -> toys.Toy:
+            given.append(weights)
+            return toys.Toy()
+
+        monkeypatch.setattr(toys, "make", make)
+        command("--detector", "toys:make", "--weights", "a.pt")
+        command("--table", "toys:make", "--weights", "a.pt")
+        assert {str(w) for w in given} == {"a.pt"}
+
     def test_what_is_wrong_is_said(self, command: Callable[..., None]) -> None:
         with pytest.raises(SystemExit, match="unknown detector"):
             command("--detector", "centreface")

@@ -1,33 +1,44 @@
-"""Tables and verdicts of attack runs: by hand, against the evaluators, and the committed ones from their records."""
+"""Tables, verdicts and figures of attack runs: by hand, and against the evaluators."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import random
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from lipcore import attack_plots as plots
 from lipcore.datasets.wider import load_ground_truth
-from lipcore.detectors import load_detector
-from lipcore.errors import DataError, LipcoreError
+from lipcore.detectors import load_detector, weights
+from lipcore.errors import LipcoreError, WeightsError
 from lipcore.experiments.attack_runs import KEY, NONE, Settings, Task, attack_image
-from lipcore.experiments.attack_tables import Shot, Strength, perturbation_rows, precision, roc, rows, shots
-from lipcore.experiments.attack_verdicts import clean_rate, comparisons, difference_rows, summary, verdicts
-from lipcore.experiments.benchmark import DATASETS, load_items
+from lipcore.experiments.attack_tables import (
+    DETECTORS,
+    Absent,
+    Shot,
+    Strength,
+    all_at_hand,
+    at_hand,
+    clean_rate,
+    perturbation_rows,
+    precision,
+    roc,
+    rows,
+    shots,
+)
+from lipcore.experiments.attack_verdicts import comparisons, summary, table, verdicts
+from lipcore.experiments.benchmark import load_items
 from lipcore.experiments.packing import pack, unpack
 from lipcore.experiments.records import Records
-from lipcore.experiments.wider_attack import PERTURBATIONS, records_path
+from lipcore.experiments.wider_attack import PERTURBATIONS, measure, summarise
 from lipcore.metrics.fddb import evaluate_overlaps
 from lipcore.metrics.wider import evaluate_subsets
-from lipcore.receptive_field import erf_of
-from lipcore.results import plain, read_results
+from lipcore.results import read_results
 
 ATTACKS = tuple(p for p in PERTURBATIONS if p != NONE)
 
@@ -117,7 +128,17 @@ class TestRows:
         assert table["lip-a", "ap_exact", "hard"]["value"] == 0
 
     def test_the_clean_image_has_no_success(self, table: dict[tuple[str, str, str], dict[str, Any]]) -> None:
-        assert {m for p, m, _ in table if p == NONE} == {"ap", "ap_exact", "false_positives"}
+        assert {m for p, m, _ in table if p == NONE} == {"ap", "ap_exact", "false_positives", "found"}
+
+    def test_how_many_faces_are_found_on_the_clean_images(self) -> None:
+        records = [{**r, "faces": [3.0, None, -0.1]} if r["perturbation"] == NONE else r for r in study(3)]
+        found = {(r["perturbation"], r["metric"], r["subset"]): r for r in rows(shots(records, PERTURBATIONS))}
+        assert found[NONE, "found", "hard"]["value"] == pytest.approx(1 / 3)
+        assert found[NONE, "found", "easy"]["value"] == 0
+        assert found["lp", "asr", "hard"]["clean_rate"] == pytest.approx(1 / 3)
+        assert found["lp", "ap", "easy"]["clean_rate"] == 0
+        assert found["lp", "asr_by_height", "0 to 16 px"]["clean_rate"] == 1
+        assert math.isnan(found["lp", "asr_by_height", "64 to 128 px"]["clean_rate"])
 
     def test_every_interval_holds_its_value(self, table: dict[tuple[str, str, str], dict[str, Any]]) -> None:
         for r in table.values():
@@ -163,8 +184,8 @@ class TestVerdicts:
             r["faces"] = [None, None, r["faces"][2]]
         found = shots(records, PERTURBATIONS)
         by = found[Strength("d", "i-fgsm", 8.0)]
-        assert clean_rate(by[NONE], "hard") == pytest.approx(1 / 3)
-        assert clean_rate(by[NONE], "easy") == 1
+        assert clean_rate(by[NONE], [s.kept["hard"] for s in by[NONE]]) == pytest.approx(1 / 3)
+        assert clean_rate(by[NONE], [s.kept["easy"] for s in by[NONE]]) == 1
         hard = [c for c in comparisons(found)["c5", "d"] if "hard" in c.label]
         assert hard
         assert not any(c.counts for c in hard)
@@ -208,66 +229,127 @@ def test_fddb_curves_from_overlaps() -> None:
     assert found["discrete"]["subset"] == "1000 false positives"
 
 
-@pytest.mark.parametrize("dataset", ["wider", "fddb"])
-def test_a_committed_table_follows_from_its_records(root: Path, dataset: str) -> None:
-    path = root / "results" / "full" / f"{DATASETS[dataset]}.json"
-    if not path.is_file():
-        pytest.skip(f"no {path.name}: the full run is not done")
-    table = read_results(path)
-    fingerprints = table["config"]["records"]
-    records = islice(Records(path.with_suffix(".records.jsonl"), KEY), table["config"]["lines"])
-    used = [r for r in records if fingerprints.get(r["detector"]) == r["config"]]
-    found = shots(used, table["config"]["perturbations"])
-    # The bootstrap of the exact AP is the slow part: one strength of each detector shows that the code agrees.
-    chosen = {s: by for s, by in found.items() if (s.update, s.epsilon) == ("i-fgsm", 8.0)}
-    again = json.loads(json.dumps(plain(list(rows(chosen)))))
-    stored = [
-        r for r in table["rows"] if r["metric"] != "difference" and (r["update"], r["epsilon"]) == ("i-fgsm", 8.0)
-    ]
-    assert len(again) == len(stored) > 0
-    for a, b in zip(again, stored, strict=True):
-        assert a.keys() == b.keys()
-        for key, value in b.items():
-            assert a[key] == (pytest.approx(value, rel=1e-9) if isinstance(value, float) else value)
-    judged = json.loads(json.dumps(plain(list(difference_rows(comparisons(found))))))
-    assert [(r["label"], r["counts"]) for r in judged] == [
-        (r["label"], r["counts"]) for r in table["rows"] if r["metric"] == "difference"
-    ]
+class TestAbsent:
+    """A detector whose weights are not on this machine stays in a table by its records."""
+
+    @pytest.fixture
+    def nowhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("LIPCORE_DATA", raising=False)
+        monkeypatch.setattr(weights, "cache_dir", lambda: Path("nowhere"))
+
+    @pytest.mark.usefixtures("nowhere")
+    def test_only_where_there_are_records(self, tmp_path: Path) -> None:
+        stands_in = at_hand("retinaface", {"retinaface"})
+        assert isinstance(stands_in, Absent)
+        assert stands_in.weights_sha256 == weights.registry()["retinaface"].sha256
+        with pytest.raises(WeightsError, match="retinaface"):
+            stands_in.respond(torch.zeros(1, 3, 32, 32))
+        with pytest.raises(WeightsError, match="retinaface"):
+            at_hand("retinaface", set())
+        with pytest.raises(WeightsError, match="no weights file"):
+            at_hand("retinaface", {"retinaface"}, tmp_path / "absent.pth")
+        with pytest.raises(LipcoreError, match="centreface"):
+            at_hand("centreface", {"centreface"})
+
+    @pytest.mark.usefixtures("nowhere")
+    def test_which_of_several(self) -> None:
+        assert list(all_at_hand(("centerface", "retinaface"), set())) == ["centerface"]
+        assert list(all_at_hand(("centerface", "retinaface"), {"retinaface"})) == ["centerface", "retinaface"]
+        with pytest.raises(WeightsError):
+            all_at_hand(("retinaface", "centerface"), set())
+
+    @pytest.mark.usefixtures("nowhere")
+    def test_the_table_is_of_its_last_configuration(self, tmp_path: Path) -> None:
+        records = Records(tmp_path / "a.records.jsonl", KEY)
+        for config, images in (("old", 7), ("new", 6)):
+            for r in study(images):
+                records.add({**r, "config": config, "detector": "retinaface"})
+        path = summarise("wider", "full", [Absent("retinaface")], records, tmp_path / "a.json")
+        document = read_results(path)
+        assert document["config"]["records"] == {"retinaface": "new"}
+        assert document["config"]["lines"] == len(records)
+        assert {r["n"] for r in document["rows"] if r["metric"] == "ap"} == {6}
+        assert document["summary"]["device"] == "cpu"
+
+    @pytest.mark.usefixtures("nowhere")
+    def test_the_books_tables_have_it_beside_those_that_are_here(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+        for name in ("wider_attack", "fddb_attack"):
+            records = Records(tmp_path / f"{name}.records.jsonl", KEY)
+            for r in study(6):
+                records.add({**r, "detector": "retinaface"})
+        document = read_results(measure("full", "centerface"))
+        assert document["experiment"] == "wider_attack"
+        assert list(document["provenance"]["detectors"]) == list(DETECTORS)
+        assert {r["detector"] for r in document["rows"]} == {"retinaface"}
+        assert (tmp_path / "fddb_attack.json").is_file()
 
 
-def test_three_records_run_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three random records of the committed run, image by image, where images and weights are at hand."""
-    monkeypatch.delenv("LIPCORE_RESULTS", raising=False)
-    path = records_path("wider", "full")
-    shared = root.parent / "shared" / "data"
-    if not os.environ.get("LIPCORE_DATA") and shared.is_dir():
-        monkeypatch.setenv("LIPCORE_DATA", str(shared))
-    if not path.is_file():
-        pytest.skip("no records: the full run is not done")
-    try:
-        items = load_items("wider")
-    except DataError:
-        pytest.skip("WIDER FACE is not at hand: LIPCORE_DATA names no folder with widerface/")
-    attacked = [r for r in Records(path, KEY) if r["image"] in items and r["update"] == "fgsm"]
-    if not attacked:
-        pytest.skip("no record of one step, which are the quick ones to run again")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for stored in random.Random(0).sample(attacked, min(3, len(attacked))):
-            try:
-                detector = load_detector(stored["detector"])
-            except LipcoreError:
-                continue
-            if Settings().fingerprint(detector) != stored["config"]:
-                continue
-            attack = (stored["perturbation"], stored["update"], stored["epsilon"])
-            task = Task(stored["image"], items[stored["image"]], (attack,))
-            (again,) = attack_image(Settings(), detector, erf_of(detector), task)
-            assert again["instances"] == stored["instances"]
-            assert again["mean_change"] == pytest.approx(stored["mean_change"], rel=0.01)
-            assert again["psnr"] == pytest.approx(stored["psnr"], abs=0.05)
-            for a, b in zip(again["faces"], stored["faces"], strict=True):
-                assert (a or -9) == pytest.approx(b or -9, abs=0.3), "another processor's rounding may turn some signs"
-    finally:
-        torch.set_num_threads(before)
+@pytest.fixture(scope="module")
+def two() -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The table and scalars of two detectors; the second finds one face of three on the clean images."""
+    other = [{**r, "detector": "e"} for r in study(7)]
+    for r in other:
+        if r["perturbation"] == NONE:
+            r["faces"] = [None, None, 3.0]
+    return table([*other, *study(7)], {"d": "c", "e": "c"}, PERTURBATIONS)
+
+
+class TestShown:
+    def test_detectors_are_in_the_order_asked_for(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        made, scalars = two
+        assert list(dict.fromkeys(r["detector"] for r in made)) == ["d", "e"]
+        assert scalars["detector"] == "d"
+        assert scalars["e_n"] == scalars["n"] == 7
+        assert (scalars["none_found_hard"], scalars["e_none_found_hard"]) == (100, 33.3)
+
+    def test_grey_where_too_few_are_found(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        made = pd.DataFrame(two[0])
+        at: dict[str, Any] = {"update": "i-fgsm", "epsilon": 8.0}
+        good, poor = (plots.attack_table(made, None, [], detector=d, **at) for d in "de")
+        assert not good.map(lambda cell: "opacity" in str(cell)).any().any()
+        grey = poor.columns[poor.map(lambda cell: "opacity" in str(cell)).any()]
+        assert [c.partition("<br>")[0] for c in grey] == ["AP hard", "ASR hard"]
+        assert all("33 % found, no verdict" in c for c in grey)
+        assert plots.found_table(made, **at)["hard"].str.contains("opacity").tolist() == [False, True]
+
+    def test_the_quick_run_is_named(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        made = pd.DataFrame(two[0])
+        quick = made[made["detector"] == "d"].assign(detector="another")
+        shown = plots.attack_table(made, quick, [], detector="e", update="i-fgsm", epsilon=8.0)
+        assert all("quick: another on crowds" in column for column in shown.columns[1:])
+        assert "quick 67" in next(iter(shown[shown["perturbation"] == "lp"].filter(like="ASR hard").to_numpy().flat))
+
+    def test_every_question_for_every_detector(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        shown = plots.verdict_table(two[1], ["d", "e", "f"])
+        assert list(shown.columns) == ["question", "d", "e", "f"]
+        assert len(shown) == len(plots.QUESTIONS)
+        assert shown["f"].str.contains("not measured").all()
+        assert "verdict-partly" in shown["d"][list(plots.QUESTIONS).index("separation")]
+        assert not shown[["d", "e"]].map(lambda cell: "not measured" in cell).any().any()
+
+    def test_figures_have_a_panel_for_each(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        made = pd.DataFrame(two[0])
+        found = {"d": shots(study(7), PERTURBATIONS)[Strength("d", "i-fgsm", 8.0)]}
+        assert len(plots.precision_recall_figure(found).axes) == 2
+        assert len(plots.strength_figure(made, "i-fgsm").axes) == 2 * 2
+        assert len(plots.bins_figure(made, "i-fgsm", 8.0).axes) == 2 * 2
+        for nothing in (
+            plots.strength_figure(made, "fgsm"), plots.bins_figure(made, "fgsm", 8.0),
+            plots.precision_recall_figure({}), plots.roc_figure({}),
+        ):  # fmt: skip
+            assert "not measured" in nothing.axes[0].texts[0].get_text()
+        plt.close("all")
+
+    def test_the_curves_of_fddb(self) -> None:
+        records = [{**r, "overlaps": [[0, 0, 0.8]]} for r in study(3)]
+        found = {"d": shots(records, PERTURBATIONS)[Strength("d", "i-fgsm", 8.0)]}
+        figure = plots.roc_figure(found)
+        assert [axis.get_title(loc="left") for axis in figure.axes] == [
+            "d, discrete: 3 images",
+            "d, continuous: 3 images",
+        ]
+        assert len(figure.axes[0].lines) == len(PERTURBATIONS) + 2
+        plt.close(figure)

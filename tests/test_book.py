@@ -217,6 +217,33 @@ def test_the_full_run_is_preferred_and_the_builds_own_is_beside_it(tmp_path: Pat
     }  # fmt: skip
 
 
+def test_an_experiments_numbers_are_all_of_one_run(tmp_path: Path) -> None:
+    """What the full run has not measured does not fall back to the quick one, and what no run knows stays unknown."""
+    _result(tmp_path / "full" / "ipi.json", asr=51.5, far=None)
+    _result(tmp_path / "quick" / "ipi.json", asr=40.0, far=3.0, near=2.0)
+    names = _extension("lip_results").substitutions(tmp_path, tmp_path / "quick")
+    assert {key: str(value) for key, value in names.items() if key.startswith("ipi")} == {
+        "ipi_asr": "51.5", "ipi_far": "not measured", "ipi_near": "not measured", "ipi_run": "full",
+    }  # fmt: skip
+    assert str(names["own_ipi_near"]) == "2"
+    assert "ipi_asre" not in names
+    _result(tmp_path / "custom" / "mine" / "ipi.json", near=7.0)
+    custom = _extension("lip_results").substitutions(tmp_path, tmp_path / "custom" / "mine")
+    assert (str(custom["ipi_near"]), custom["ipi_asr"], custom["ipi_run"]) == ("7", "not measured", "custom")
+
+
+def test_the_posters_numbers_have_names() -> None:
+    names = _extension("lip_results").poster(ROOT / "data" / "poster")
+    assert len(names) == 5 + 27 + 4
+    printed = {
+        "ipi_imp_1_40_asr": "100",
+        "ipi_imp_9_40_asr": "51.5",
+        "wider_lip_a_hard_ap": "23.6",
+        "coco_lp_ar": "2.2",
+    }
+    assert {name: str(names[f"poster_{name}"]) for name in printed} == printed
+
+
 def test_a_readers_own_run_is_preferred_in_their_book(tmp_path: Path) -> None:
     _result(tmp_path / "full" / "ipi.json", asr=51.5)
     _result(tmp_path / "full" / "erf.json", ratio=0.25)

@@ -1,9 +1,8 @@
-"""The experiments on tiny configurations with P-Net and the toy, and committed tables computed again."""
+"""The experiments on tiny configurations with P-Net and the toy."""
 
 from __future__ import annotations
 
-import json
-import math
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from lipcore.experiments import ablations, ipi_synthetic, ipi_table, photos, rec
 from lipcore.experiments.records import Records
 from lipcore.field_plots import fields_figure
 from lipcore.metrics.success import interference
-from lipcore.receptive_field import Extent, GaussianFit, TemplateErf, theoretical_sides
-from lipcore.results import frame, plain, read_results
+from lipcore.receptive_field import Extent, theoretical_sides
+from lipcore.results import frame, read_results
 
 FIXED = Extent(rule="fixed", value=43)
 CELLS = ((1, 40), (4, 16))
@@ -187,14 +186,23 @@ class TestSynthetic:
             for cell in part.cells:
                 config.grid(*cell)
 
-    def test_the_full_profile_has_thirty_faces_and_six_images_everywhere(self) -> None:
-        config = ipi_synthetic.full("centerface")
-        images: dict[tuple[int, int], int] = {}
-        for part in config.parts:
-            if part.detector == "centerface" and 4.0 in part.epsilons and "lip-a" in part.perturbations:
-                images |= {cell: max(part.images, images.get(cell, 0)) for cell in part.cells}
-        assert len(images) >= 20
-        assert all(n >= 6 and n * faces >= 30 for (faces, _), n in images.items())
+    @pytest.mark.parametrize("studied", ["hr-mini", "centerface", "pnet"])
+    def test_the_full_profile_has_thirty_faces_and_six_images_everywhere(self, studied: str) -> None:
+        images: dict[tuple[str, str, float, int, int], int] = {}
+        for part in ipi_synthetic.full(studied).parts:
+            for unit in itertools.product(part.perturbations, part.epsilons, part.cells):
+                key = (part.detector, *unit[:2], *unit[2])
+                images[key] = max(part.images, images.get(key, 0))
+        few = {key: n for key, n in images.items() if n < 6 or n * key[3] < 30}
+        assert not few
+        measured = {(d, e, (faces, distance)) for d, p, e, faces, distance in images if p == "imp"}
+        grid = {*ipi_synthetic.POSTER_CELLS, *ipi_synthetic.grid_cells(ipi_synthetic.Config(parts=()))}
+        assert len(grid) >= 20
+        wanted = {(studied, e, cell) for e in (4.0, 2.0) for cell in grid}
+        wanted |= {(studied, e, cell) for e in (1.0, 8.0, 16.0) for cell in ipi_synthetic.POSTER_CELLS}
+        for other in {"centerface", "pnet"} - {studied}:
+            wanted |= {(other, e, cell) for e in (4.0, 2.0, 1.0) for cell in ipi_synthetic.POSTER_CELLS}
+        assert measured == wanted
 
     def test_two_processes_find_what_one_does(self, tmp_path: Path) -> None:
         part = ipi_synthetic.Part("pnet", ((1, 40), (4, 40)), ("random", "imp"), images=2)
@@ -221,51 +229,6 @@ class TestSynthetic:
     def test_unknown_profile(self) -> None:
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
             ipi_synthetic.config_for("fast", "pnet")
-
-
-class TestComparisons:
-    """The verdicts' comparisons, from records made by hand."""
-
-    def groups(self, lost: dict[tuple[str, tuple[int, int]], int], images: int = 30) -> dict[Any, Any]:
-        """(perturbation, cell) -> how many of the first images lose all their faces."""
-        made = {}
-        for (perturbation, (faces, distance)), count in lost.items():
-            made["toy", perturbation, 4.0, faces, distance] = {
-                i: {"before": "1" * faces, "after": ("0" if i < count else "1") * faces} for i in range(images)
-            }
-        return made
-
-    def test_fewer_and_farther(self) -> None:
-        cells = {(1, 40): 30, (9, 40): 15, (9, 160): 20, (9, 240): 25, (64, 40): 3}
-        made = ipi_table.comparisons(self.groups({("imp", c): n for c, n in cells.items()}))
-        assert [round(c.estimate.value, 3) for c in made["c1", "toy"]] == [0.5, 0.4, 0.9]
-        assert [round(c.estimate.value, 3) for c in made["c2", "toy"]] == [0.167, 0.167, 0.333]
-        assert all(c.counts for c in made["c1", "toy"])
-
-    def test_cropping_is_paired_and_changes_one_factor(self) -> None:
-        cell = (9, 40)
-        lost = {"imp": 10, "lp-w": 12, "imp-i": 20, "lp": 15, "lip-a": 30}
-        made = ipi_table.comparisons(self.groups({(p, cell): n for p, n in lost.items()}))["c4", "toy"]
-        assert [c.label.split(":")[0] for c in made] == ["lp-w above imp", "lp above imp-i", "lip-a above lp"]
-        assert [round(c.estimate.value, 3) for c in made] == [0.067, -0.167, 0.5]
-
-    def test_only_images_that_both_have_are_paired(self) -> None:
-        cell = (9, 40)
-        groups = self.groups({("lp", cell): 6}, images=10) | self.groups({("lip-a", cell): 8}, images=8)
-        (comparison,) = ipi_table.comparisons(groups)["c4", "toy"]
-        assert comparison.estimate.n == 8
-        assert comparison.estimate.value == pytest.approx(1 - 6 / 8)
-
-    def test_missing_cells_are_missing(self) -> None:
-        assert ipi_table.comparisons(self.groups({("imp", (1, 40)): 3})) == {}
-
-    def test_the_clean_rate_is_that_of_the_worse_cell(self) -> None:
-        groups = self.groups({("imp", (1, 40)): 30, ("imp", (9, 40)): 0})
-        for record in groups["toy", "imp", 4.0, 9, 40].values():
-            record["before"] = "111111000"
-        (comparison,) = ipi_table.comparisons(groups)["c1", "toy"]
-        assert comparison.clean_rate == pytest.approx(6 / 9)
-        assert not comparison.counts
 
 
 class TestAblations:
@@ -357,7 +320,7 @@ class TestReceptiveFields:
         assert list(fields) == ["studied", receptive_fields.RANDOM, "control"]
         assert fields["studied"].middle.template == "middle"
         counted = {r["detector"]: r["n"] for r in document["rows"]}
-        assert counted == {"studied": 8, receptive_fields.RANDOM: 2, "control": 8}
+        assert counted == dict.fromkeys(("studied", receptive_fields.RANDOM, "control"), 2)
         summary = document["summary"]
         assert (summary["template"], summary["templates"]) == ("middle", 3)
         assert summary["hr101_trf"] == summary["control_trf"] == 13
@@ -388,21 +351,24 @@ class TestReceptiveFields:
         ],
     )
     def test_verdict(self, r2: float, side: int, verdict: str) -> None:
-        erf = (TemplateErf("face", np.zeros((2, 2)), {0.9: side}, GaussianFit(1, 0, 0, 1, 1, r2), 8),)
-        assert receptive_fields.judge_c3(erf, {"face": 100}).verdict == verdict
+        assert receptive_fields.judge_c3({"face": {"r2": r2, "ratio": side / 100}}).verdict == verdict
 
     def test_verdict_of_several_templates(self) -> None:
-        def template(name: str, r2: float) -> TemplateErf:
-            return TemplateErf(name, np.zeros((2, 2)), {0.9: 50}, GaussianFit(1, 0, 0, 1, 1, r2), 8)
-
-        erf = (template("a", 0.95), template("b", 0.5))
-        assert receptive_fields.judge_c3(erf, {"a": 100, "b": 100}).verdict == "partly"
-        many = tuple(template(name, r2) for name, r2 in (("a", 0.95), ("b", 0.5), ("c", 0.91), ("d", 0.8)))
-        verdict = receptive_fields.judge_c3(many, dict.fromkeys("abcd", 100))
+        fits = {"a": 0.95, "b": 0.5, "c": 0.91, "d": 0.8}
+        many = {name: {"r2": r2, "ratio": 0.5} for name, r2 in fits.items()}
+        assert receptive_fields.judge_c3({name: many[name] for name in "ab"}).verdict == "partly"
+        verdict = receptive_fields.judge_c3(many)
         assert verdict.verdict == "partly"
         assert verdict.reason == (
             "of 4 templates 2 have a Gaussian (R^2 0.50 to 0.95), 4 a small ERF (ERF/TRF 0.50 to 0.50)"
         )
+
+    def test_as_many_images_as_the_profile_says(self) -> None:
+        document = read_results(receptive_fields.measure("full", [toys.Toy()]))
+        assert {r["n"] for r in document["rows"]} == {document["config"]["images"]} == {8}
+        assert document["provenance"]["dataset"]["n_images"] == 8
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            receptive_fields.measure("fast", [toys.Toy()])
 
 
 class TestPhotos:
@@ -473,63 +439,6 @@ class TestPhotos:
     def test_unknown_profile(self) -> None:
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
             photos.config_for("fast", "")
-
-
-def config_from(document: dict[str, Any]) -> ipi_synthetic.Config:
-    """The frozen configuration that a results file holds as JSON."""
-    fields = dict(document["config"])
-    fields["parts"] = tuple(
-        ipi_synthetic.Part(
-            part["detector"],
-            tuple(tuple(cell) for cell in part["cells"]),
-            tuple(part["perturbations"]),
-            tuple(part["epsilons"]),
-            part["images"],
-        )
-        for part in fields["parts"]
-    )
-    fields["matching"] = ipi_synthetic.Matching(**fields["matching"])
-    fields["extent"] = Extent(**fields["extent"])
-    return ipi_synthetic.Config(**fields)
-
-
-def test_a_configuration_comes_back_from_its_results_file() -> None:
-    config = ipi_synthetic.full("centerface")
-    assert config_from({"config": json.loads(json.dumps(plain(config)))}) == config
-
-
-COMMITTED = Path(__file__).resolve().parent.parent / "results" / "full"
-
-
-@pytest.mark.parametrize("experiment", ["ipi_synthetic", "ablations"])
-def test_committed_tables_follow_from_their_records(
-    experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The rows of results/full are computed again, on this machine, from the records beside them."""
-    committed = COMMITTED / f"{experiment}.json"
-    if not committed.is_file():
-        pytest.skip(f"no full run of {experiment} is committed")
-    document = read_results(committed)
-    copy = tmp_path / "records" / committed.with_suffix(".records.jsonl").name
-    copy.parent.mkdir()
-    copy.write_bytes(committed.with_suffix(".records.jsonl").read_bytes())
-    if experiment == "ipi_synthetic":
-        path = ipi_table.summarise(
-            config_from(document), Records(copy, ipi_synthetic.KEY), "full", tmp_path / committed.name
-        )
-    else:
-        monkeypatch.setenv("LIPCORE_RESULTS", str(copy.parent))
-        monkeypatch.setattr(ablations, "_attack_image", lambda *_: pytest.fail("a record is missing"))
-        images = {str(name): int(n) for name, n in document["config"]["images"].items()}
-        monkeypatch.setattr(ablations, "config_for", lambda *_: ablations.Config(images=images))
-        path = ablations.measure("full", next(iter(images)))
-    again = read_results(path)
-    assert len(again["rows"]) == len(document["rows"])
-    for new, old in zip(again["rows"], document["rows"], strict=True):
-        assert new.keys() == old.keys()
-        for key, value in new.items():
-            same = value == old[key] or (isinstance(value, float) and math.isclose(value, old[key], rel_tol=1e-9))
-            assert same, f"{key} of {new}"
 
 
 def test_pnet_and_the_grids_agree_on_the_size_of_a_face() -> None:

@@ -204,7 +204,9 @@ class TestRun:
         records = mechanism.run(config, load_detector("pnet"), tmp_path / "x.records.jsonl")
         assert [r["chosen"] for r in records] == [[], [], []]
         assert list(rows(list(records))) == []
-        assert set(summary([], "pnet", [(4, 16)]).values()) == {"pnet", None}
+        scalars = summary([], "pnet", [(4, 16)], (0.03, 0.5))
+        assert set(scalars.values()) == {"pnet", None}
+        assert {"imp_asr_3_4_16", "imp_i_asr_50_4_16", "imp_by_background_end_4_16"} <= set(scalars)
 
     def test_unknown_profile(self) -> None:
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 import torch
 import toys
 from test_attack_runs import ITEMS, SETTINGS
 
+from lipcore import attack_plots as plots
 from lipcore.datasets.photographs import astronaut
+from lipcore.detectors import weights
+from lipcore.errors import DataError
 from lipcore.experiments import transfer
-from lipcore.experiments.attack_runs import NONE, Settings
+from lipcore.experiments.attack_runs import NONE, Settings, Workers
+from lipcore.experiments.attack_tables import DETECTORS, Absent
 from lipcore.experiments.records import Records
 from lipcore.results import read_results
 
@@ -51,6 +59,26 @@ def test_each_measurement_once(records: Records, detectors: list[toys.Toy]) -> N
     again = transfer.run(SETTINGS, ITEMS, detectors, records.path)
     assert len(again) == len(records)
     assert records.path.read_bytes() == before
+
+
+def test_processes_record_what_one_process_records(tmp_path: Path) -> None:
+    one = transfer.run(SETTINGS, ITEMS, [toys.Toy()], tmp_path / "one")
+    who = [Workers(detector="toys:make", threads=1)]
+    two = transfer.run(SETTINGS, ITEMS, [toys.Toy()], tmp_path / "two", who, jobs=2)
+    by_unit = {two.unit(r): {**r, "seconds": 0} for r in two}
+    assert by_unit == {one.unit(r): {**r, "seconds": 0} for r in one}
+    assert {r["device"] for r in two} == {"cpu"}
+
+
+def test_the_estimate_measures_nothing(records: Records, detectors: list[toys.Toy], tmp_path: Path) -> None:
+    assert transfer.minutes(SETTINGS, ITEMS, detectors, records.path) == 0
+    path = tmp_path / "a.jsonl"
+    assert 0 < transfer.minutes(SETTINGS, ITEMS, detectors, path) < 1
+    assert not path.exists()
+    text = records.path.read_text().splitlines(keepends=True)
+    path.write_text("".join(text[:-1]))
+    left = transfer.minutes(SETTINGS, ITEMS, detectors, path)
+    assert left == pytest.approx(sum(r["seconds"] for r in Records(path, transfer.KEY)) / (len(text) - 1) / 60)
 
 
 def test_success_is_against_the_clean_image_treated_alike(records: Records) -> None:
@@ -93,4 +121,56 @@ def test_the_table_is_written(
 ) -> None:
     monkeypatch.setattr(transfer, "Settings", lambda: SETTINGS)
     path = transfer.summarise("quick", detectors, records, tmp_path / "transfer.json")
+    document = read_results(path)
+    assert len(document["rows"]) == 2 * 2 * 3 * 5 * 2
+    assert document["config"]["lines"] == len(records)
+    assert transfer.table(list(records), document["config"]["records"]) == (document["rows"], document["summary"])
+    figure = plots.transfer_figure(pd.DataFrame(document["rows"]), "hard")
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles == [f"noise of {a} on {b}" for a in ("toy", "other") for b in ("toy", "other")]
+    plt.close(figure)
+
+
+def test_a_detector_without_weights_is_in_the_table_by_its_records(
+    records: Records, detectors: list[toys.Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "Settings", lambda: SETTINGS)
+    monkeypatch.setattr(weights, "registry", lambda: {"other": SimpleNamespace(sha256="")})
+    path = transfer.summarise("quick", [detectors[0], Absent("other")], records, tmp_path / "transfer.json")
     assert len(read_results(path)["rows"]) == 2 * 2 * 3 * 5 * 2
+
+
+class TestForTheBook:
+    """What ``measure`` puts side by side, without measuring it."""
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[str, ...]]:
+        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+
+        def names(profile: str, detector: str) -> tuple[str, ...]:
+            got: list[tuple[str, ...]] = []
+
+            def stop(given: tuple[str, ...], *_: object) -> None:
+                got.append(tuple(given))
+                raise DataError("enough")
+
+            monkeypatch.setattr(transfer, "all_at_hand", stop)
+            with pytest.raises(DataError, match="enough"):
+                transfer.measure(profile, detector)
+            return got[0]
+
+        return names
+
+    @pytest.mark.parametrize(
+        ("profile", "detector", "expected"),
+        [
+            ("full", "centerface", DETECTORS),
+            ("full", "mine:make", ("mine:make", "centerface")),
+            ("quick", "centerface", ("centerface", "pnet")),
+            ("quick", "pnet", ("pnet", "centerface")),
+        ],
+    )
+    def test_which_detectors(
+        self, asked: Callable[..., tuple[str, ...]], profile: str, detector: str, expected: tuple[str, ...]
+    ) -> None:
+        assert asked(profile, detector) == expected

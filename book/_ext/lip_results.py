@@ -7,17 +7,20 @@
                             is their book, else of the full run where there is one, else of this build's
 ``{{ own_... }}``           the number of this build's own run (the quick one, if nothing else was asked)
 ``{{ experiment_run }}``    which run ``{{ experiment_... }}`` speaks of: ``quick``, ``full`` or ``custom``
+``{{ poster_table_... }}``  the poster's number in ``data/poster/table.csv``: ``{{ poster_ipi_imp_9_40_asr }}``
 ``{{ notebooks_table }}``   a table of what each notebook took in this build (on a line of its own)
 ``{{ runs_table }}``        a table of what is measured in the full and in this build's run, and what it cost
 ==========================  =============================================================================
 
-The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. A name that no results file
-has is a warning, and so fails the strict build; null prints as "not measured".
+The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. All numbers of an experiment
+are of one run: what that run has not, or as null, prints as "not measured". A name that no run of the experiment has is
+a warning, and so fails the strict build.
 Jinja filters work: ``{{ '%.2f' | format(interference_asr_imp) }}``.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -29,6 +32,7 @@ from sphinx.config import Config
 from sphinx.util import logging
 
 ROOT = Path(__file__).resolve().parents[2]
+NOT_MEASURED = "not measured"
 logger = logging.getLogger(__name__)
 
 
@@ -53,7 +57,7 @@ def summaries(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _scalar(value: Any) -> str | int | Number:
     if value is None:
-        return "not measured"
+        return NOT_MEASURED
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"a summary holds strings and numbers, not {value!r}")
     return Number(value) if isinstance(value, float) else value
@@ -65,11 +69,25 @@ def substitutions(results: Path, own: Path) -> dict[str, str | int | Number]:
     runs = {"full": summaries(results / "full"), "custom" if custom else own.name: summaries(own)}
     names: dict[str, str | int | Number] = {}
     for run, experiments in sorted(runs.items(), key=lambda item: item[0] == ("custom" if custom else "full")):
-        for experiment, summary in experiments.items():  # the run that counts comes last and wins
+        for experiment, summary in experiments.items():  # the run that counts comes last and wins as a whole
+            others = (other.get(experiment, {}) for other in runs.values())
+            names |= {f"{experiment}_{key}": NOT_MEASURED for other in others for key in other}
             names |= {f"{experiment}_{key}": value for key, value in summary.items()}
             names[f"{experiment}_run"] = run
     for experiment, summary in summaries(own).items():
         names |= {f"own_{experiment}_{key}": value for key, value in summary.items()}
+    return names
+
+
+def poster(folder: Path) -> dict[str, Number]:
+    """The poster's numbers by table, method and whatever else tells a row apart; ``folder`` holds a file a table."""
+    names = {}
+    for path in sorted(folder.glob("*.csv")):
+        with path.open(newline="", encoding="utf8") as file:
+            for row in csv.DictReader(file):
+                parts = [text for column, text in row.items() if column not in ("table", "claims", "value")]
+                name = "_".join(["poster", path.stem, *parts]).lower().replace("-", "_")
+                names[name] = Number(row["value"])
     return names
 
 
@@ -104,6 +122,7 @@ def _add(app: Sphinx, config: Config) -> None:
     config.myst_substitutions = {
         "notebooks_table": notebooks_table(Path(app.srcdir)),
         "runs_table": runs_table([ROOT / "results" / "full", own]),
+        **poster(ROOT / "data" / "poster"),
         **substitutions(ROOT / "results", own),
         **config.myst_substitutions,
     }

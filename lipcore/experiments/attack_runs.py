@@ -202,6 +202,12 @@ def distances(image: Tensor, attacked: Tensor) -> dict[str, float | None]:
     }
 
 
+def device_name(detector: Detector) -> str:
+    """Where it runs, as records name it: ``"cpu"``, or the card's name."""
+    device = next(detector.parameters()).device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workers:
     """Who does the work.
@@ -258,7 +264,7 @@ def run(
     todo = tasks(items, parts, records, shared)
     with tqdm(total=sum(len(t.attacks) for t in todo), desc=detector.name, unit="attack", disable=None) as bar:
         for record in _records_of(settings, detector, todo, workers, attack):
-            records.add(shared | record)
+            records.add(shared | record | {"device": device_name(detector)})
             bar.update()
     return records
 

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from lipcore.detectors import Detector, Responses, load_detector, weights
+from lipcore.errors import WeightsError
 from lipcore.experiments.attack_runs import NONE
 from lipcore.experiments.packing import unpack
 from lipcore.metrics.fddb import KINDS, N_IMAGES, FddbResult, evaluate_overlaps
@@ -27,12 +32,77 @@ from lipcore.metrics.wider import MatchedImage, WiderResult, bootstrap_weights, 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
+#: Of the project's own full tables: the poster's detector first, made small.
+DETECTORS = ("hr-mini", "centerface", "retinaface")
 #: Edges of the bins, in pixels of height and in faces of the image.
 HEIGHTS = (0, 16, 32, 64, 128, np.inf)
 COUNTS = (1, 2, 4, 8, 16, np.inf)
 #: Where FDDB's curves are read: false positives for the complete set, fewer in proportion on fewer images.
 FALSE_POSITIVES = (100.0, 1000.0)
 DRAWS = 1000
+
+
+class Absent(Detector):
+    """Stands in a table for a detector whose weights are not at hand: its records hold all that a table needs.
+
+    Args:
+        name: as records have it.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.weights_sha256 = weights.registry()[name].sha256
+        self.nowhere = nn.Parameter(torch.empty(0))  # a results file asks every detector for its device
+        self.freeze()
+
+    def respond(self, images: Tensor) -> Responses:
+        """There is no answer.
+
+        Raises:
+            WeightsError: always.
+        """
+        raise WeightsError(f"the weights of {self.name!r} are not on this machine")
+
+    def extra_repr(self) -> str:
+        """Only where what is said of it comes from."""
+        return f"name={self.name!r}, from its records"
+
+
+def at_hand(name: str, recorded: Collection[str], given: Path | None = None, device: str = "cpu") -> Detector:
+    """The detector or, where its weights are not on this machine but it has records, :class:`Absent`.
+
+    Args:
+        name: as :func:`lipcore.detectors.load_detector` takes it.
+        recorded: the names of the detectors that have records.
+        given: its weights' path, or None.
+        device: where to put it.
+
+    Raises:
+        LipcoreError: there is no such detector, or neither weights nor records of it.
+    """
+    try:
+        return load_detector(name, given, device)
+    except WeightsError:
+        if given is not None or name not in recorded:
+            raise
+        return Absent(name)
+
+
+def all_at_hand(names: Sequence[str], recorded: Collection[str], device: str = "cpu") -> dict[str, Detector]:
+    """:func:`at_hand` by name, without those that are not here and have no records; the first must be.
+
+    Raises:
+        LipcoreError: see :func:`at_hand`.
+    """
+    found = {}
+    for name in names:
+        try:
+            found[name] = at_hand(name, recorded, device=device)
+        except WeightsError:
+            if name == names[0]:
+                raise
+    return found
 
 
 @dataclass(frozen=True)
@@ -147,7 +217,8 @@ def perturbation_rows(images: Sequence[Shot], *, clean: bool, seed: int = 0) -> 
 
     ``ap`` and ``ap_exact`` for each subset; ``asr`` for each subset, for faces by height and for images by their number
     of faces; ``false_positives`` an image; ``mean_change``, ``psnr``, ``ssim`` and ``touched``, means over images; on
-    FDDB the curves' ``discrete`` and ``continuous`` rates.
+    FDDB the curves' ``discrete`` and ``continuous`` rates; of the clean images the share of faces ``found``. Where a
+    row is of certain faces, ``clean_rate`` is the share of them that the detector finds on the clean images.
 
     Args:
         images: of the perturbation.
@@ -156,15 +227,17 @@ def perturbation_rows(images: Sequence[Shot], *, clean: bool, seed: int = 0) -> 
     """
     n = len(images)
     for subset, result in precision(images).items():
-        n_faces = result.n_faces
+        more = {"n_faces": result.n_faces, "clean_rate": clean_rate(images, [s.kept[subset] for s in images])}
         weights = bootstrap_weights(n, draws=DRAWS, seed=seed)
         for metric, value in (("ap", result.ap), ("ap_exact", result.ap_exact)):
             low, high = _quantiles(result.resampled(weights, exact=metric == "ap_exact"))
             estimate = Estimate(value, low, high, n)
-            yield _row(metric, subset, estimate) | {"n_faces": n_faces}
+            yield _row(metric, subset, estimate) | more
     yield from _fddb_rows(images, seed)
     yield _row("false_positives", "images", _mean([float(s.false_positives) for s in images], seed))
     if clean:
+        for subset in images[0].kept if images else ():
+            yield _found_row(images, subset, seed)
         return
     for subset in images[0].kept if images else ():
         yield _success(images, [s.kept[subset] for s in images], subset, "asr", seed)
@@ -196,6 +269,13 @@ def roc(images: Sequence[Shot]) -> FddbResult | None:
     return evaluate_overlaps({s.record["image"]: s.overlaps for s in images})
 
 
+def clean_rate(images: Sequence[Shot], counted: Sequence[Flags]) -> float:
+    """The share of the faces ``counted``, flags for each image, that are found on the clean images; NaN without any."""
+    total = sum(int(flags.sum()) for flags in counted)
+    found = sum(s.lost(flags)[1] for s, flags in zip(images, counted, strict=True))
+    return found / total if total else float("nan")
+
+
 def _fddb_rows(images: Sequence[Shot], seed: int) -> Iterator[dict[str, Any]]:
     curves = roc(images)
     if curves is None:
@@ -206,13 +286,25 @@ def _fddb_rows(images: Sequence[Shot], seed: int) -> Iterator[dict[str, Any]]:
         for kind in KINDS:
             low, high = _quantiles(curves.resampled(weights, limit, kind))
             estimate = Estimate(curves.rate_at(limit, kind), low, high, len(images))
-            yield _row(kind, f"{full:g} false positives", estimate) | {"n_faces": curves.n_faces}
+            more = {"n_faces": curves.n_faces, "clean_rate": clean_rate(images, [s.kept[_widest(s)] for s in images])}
+            yield _row(kind, f"{full:g} false positives", estimate) | more
 
 
 def _success(images: Sequence[Shot], counted: Sequence[Flags], subset: str, metric: str, seed: int) -> dict[str, Any]:
     counts = [s.lost(flags) for s, flags in zip(images, counted, strict=True)]
     estimate = share([hits for hits, _ in counts], [total for _, total in counts], seed=seed)
-    return _row(metric, subset, estimate) | {"n_faces": sum(total for _, total in counts)}
+    return _row(metric, subset, estimate) | {
+        "n_faces": sum(total for _, total in counts),
+        "clean_rate": clean_rate(images, counted),
+    }
+
+
+def _found_row(images: Sequence[Shot], subset: str, seed: int) -> dict[str, Any]:
+    counted = [s.kept[subset] for s in images]
+    totals = [int(flags.sum()) for flags in counted]
+    found = [s.lost(flags)[1] for s, flags in zip(images, counted, strict=True)]
+    rate = clean_rate(images, counted)
+    return _row("found", subset, share(found, totals, seed=seed)) | {"n_faces": sum(totals), "clean_rate": rate}
 
 
 def _row(metric: str, subset: str, estimate: Estimate) -> dict[str, Any]:

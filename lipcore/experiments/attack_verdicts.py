@@ -18,21 +18,21 @@ less than 80 % on the clean images do not count, nor those without room: both ab
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lipcore.experiments.attack_runs import NONE
-from lipcore.experiments.attack_tables import DRAWS, Shot, Shots, Strength, precision
+from lipcore.experiments.attack_tables import DRAWS, Shot, Shots, Strength, clean_rate, precision, rows, shots
 from lipcore.metrics.intervals import Estimate, difference, ratio_of_means
 from lipcore.metrics.wider import bootstrap_weights
-from lipcore.verdicts import Comparison, Verdict, judge
+from lipcore.verdicts import MOST_ASR, Comparison, Verdict, judge
 
 #: The update rule that verdicts rest on, and the strength of C7 and of the numbers in prose.
 UPDATE, EPSILON = "i-fgsm", 8.0
-#: Both above this ASR, or both below this AP: no room to differ.
-MOST_ASR, LEAST_AP = 0.95, 0.05
+#: Two that both leave less than this AP have no room to differ, as two of a success above MOST_ASR.
+LEAST_AP = 0.05
 #: (more, less) of C5.
 POSTER_STEPS = (("lp", "imp"), ("lip-a", "lp"), ("lip-h", "lp"))
 #: What changes -> (more, less), one factor at a time.
@@ -91,10 +91,8 @@ def difference_rows(judged: Judged) -> Iterator[dict[str, Any]]:
         }
 
 
-def clean_rate(images: Sequence[Shot], subset: str) -> float:
-    """The share of the subset's faces that the detector finds on the clean images; NaN without faces."""
-    counted = sum(int(s.kept[subset].sum()) for s in images)
-    return sum(s.lost(s.kept[subset])[1] for s in images) / counted if counted else float("nan")
+def _clean_rate(by: dict[str, list[Shot]], subset: str) -> float:
+    return clean_rate(by[NONE], [s.kept[subset] for s in by[NONE]])
 
 
 def _rises(by: dict[str, list[Shot]], more: str, less: str, at: str, seed: int) -> Iterator[Comparison]:
@@ -106,7 +104,7 @@ def _rises(by: dict[str, list[Shot]], more: str, less: str, at: str, seed: int) 
         a, b = (([hits for hits, _ in c], [total for _, total in c]) for c in counts)
         estimate = difference(a, b, paired=True, seed=seed)
         room = min(sum(hits) / sum(totals) for hits, totals in (a, b)) <= MOST_ASR
-        yield Comparison(f"ASR of {more} above {less}: {subset}, {at}", estimate, clean_rate(by[NONE], subset), room)
+        yield Comparison(f"ASR of {more} above {less}: {subset}, {at}", estimate, _clean_rate(by, subset), room)
 
 
 def _falls(by: dict[str, list[Shot]], more: str, less: str, at: str, seed: int) -> Iterator[Comparison]:
@@ -121,7 +119,7 @@ def _falls(by: dict[str, list[Shot]], more: str, less: str, at: str, seed: int) 
         low, high = np.nanquantile(draws, (0.025, 0.975)).tolist()
         estimate = Estimate(above.ap - below.ap, low, high, len(by[NONE]))
         room = max(above.ap, below.ap) >= LEAST_AP
-        yield Comparison(f"AP of {more} below {less}: {subset}, {at}", estimate, clean_rate(by[NONE], subset), room)
+        yield Comparison(f"AP of {more} below {less}: {subset}, {at}", estimate, _clean_rate(by, subset), room)
 
 
 def _visible(name: str, images: Sequence[Shot], seed: int) -> Iterator[Comparison]:
@@ -133,17 +131,40 @@ def _visible(name: str, images: Sequence[Shot], seed: int) -> Iterator[Compariso
         yield Comparison(f"{metric.upper()} of {name} above {least:g}", estimate)
 
 
-def summary(found: Shots, judged: Judged, rows: Sequence[dict[str, Any]], main: str) -> dict[str, Any]:
-    """Scalars for prose: those of ``main`` by their own names, those of others with the detector's name before.
+def table(
+    records: Iterable[Mapping[str, Any]], configs: Mapping[str, str], perturbations: Sequence[str], seed: int = 0
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All that a results file says, from the records alone: the rows, those of the differences last, and the scalars.
 
-    ``lip_a_asr_easy`` is the ASR in percent of LIP-A on easy with I-FGSM at epsilon 8, ``n`` the number of images it
-    rests on, ``c5`` the verdict and ``c5_reason`` its reason.
+    Args:
+        records: of any detectors and configurations.
+        configs: detector -> the configuration whose records count; the first detector is the one under study.
+        perturbations: all that make an image complete.
+        seed: of the bootstrap.
+    """
+    done = shots((r for r in records if configs.get(r["detector"]) == r["config"]), perturbations)
+    found = {s: by for detector in configs for s, by in done.items() if s.detector == detector}
+    measured, judged = list(rows(found, seed)), comparisons(found, seed)
+    return measured + list(difference_rows(judged)), summary(found, judged, measured, next(iter(configs)))
+
+
+def scalar_name(detector: str, main: str, name: str) -> str:
+    """What a scalar for prose is called: that of the detector under study by its own name, others' with theirs."""
+    text = name if detector == main else f"{detector}_{name}"
+    return text.replace("-", "_").replace(" ", "_")
+
+
+def summary(found: Shots, judged: Judged, rows: Sequence[dict[str, Any]], main: str) -> dict[str, Any]:
+    """Scalars for prose; see :func:`scalar_name`.
+
+    ``lip_a_asr_easy`` is the ASR in percent of LIP-A on easy with I-FGSM at epsilon 8, ``none_found_easy`` the share in
+    percent of faces found on the clean images, ``n`` the number of images they rest on, ``device`` where those were
+    attacked, ``c5`` the verdict and ``c5_reason`` its reason.
     """
     scalars: dict[str, Any] = {"detector": main}
 
     def put(detector: str, name: str, value: Any) -> None:
-        text = name if detector == main else f"{detector}_{name}"
-        scalars[text.replace("-", "_").replace(" ", "_")] = value
+        scalars[scalar_name(detector, main, name)] = value
 
     for (claim, detector), verdict in verdicts(judged).items():
         put(detector, claim, verdict.verdict)
@@ -151,12 +172,13 @@ def summary(found: Shots, judged: Judged, rows: Sequence[dict[str, Any]], main: 
     for strength, by in found.items():
         if strength == Strength(strength.detector, UPDATE, EPSILON):
             put(strength.detector, "n", len(by[NONE]))
+            put(strength.detector, "device", ", ".join(sorted({s.record.get("device", "cpu") for s in by["imp"]})))
     for row in rows:
         at = (row.get("update"), row.get("epsilon")) == (UPDATE, EPSILON)
-        if not at or row["metric"] not in ("ap", "asr", "ssim", "psnr"):
+        percent = row["metric"] in ("ap", "asr", "found", "discrete", "continuous")
+        if not at or not (percent or row["metric"] in ("ssim", "psnr")):
             continue
         known = row["value"] is not None and np.isfinite(row["value"])
-        percent = row["metric"] in ("ap", "asr")
         value = round(100 * row["value"], 1) if percent and known else round(row["value"], 3) if known else None
         put(row["detector"], f"{row['perturbation']}_{row['metric']}_{row['subset']}", value)
     return scalars

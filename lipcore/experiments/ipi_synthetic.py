@@ -137,9 +137,10 @@ def grid_cells(config: Config) -> list[tuple[int, int]]:
 
 
 def full(detector: str) -> Config:
-    """In order of importance: the poster's cells, the grid, epsilon 2, the other detectors, the other epsilons.
+    """In order of importance: the poster's cells, the grid, epsilon 2, the other detectors, the other epsilons; then
+    more images of the poster's cells at epsilon 2, and of one face wherever there are fewer than thirty.
 
-    Thirty images where there is one face; elsewhere at least six images and thirty faces.
+    Each cell has at least six images and thirty faces.
     """
     every = (*JOINT, *SEPARATE, "alone")
     grid = grid_cells(Config(parts=()))
@@ -162,6 +163,13 @@ def full(detector: str) -> Config:
         ]
     parts.append(Part(detector, POSTER_CELLS, (*JOINT, *SEPARATE), epsilons=(1.0, 8.0, 16.0), images=6))
     parts += [Part(name, POSTER_CELLS, (*JOINT, *SEPARATE), epsilons=(2.0, 1.0), images=6) for name in others]
+    parts.append(Part(detector, POSTER_CELLS[1:4], (*JOINT, "lip-a"), epsilons=(2.0,), images=30))
+    parts.append(Part(detector, POSTER_CELLS[4:], JOINT, epsilons=(2.0,), images=30))
+    single = POSTER_CELLS[:1]
+    parts.append(Part(detector, single, (*JOINT, *SEPARATE), epsilons=(1.0, 8.0, 16.0), images=30))
+    for name in others:
+        parts.append(Part(name, single, (*SEPARATE, "alone"), images=30))
+        parts.append(Part(name, single, (*JOINT, *SEPARATE), epsilons=(2.0, 1.0), images=30))
     return Config(parts=tuple(dict.fromkeys(parts)))
 
 

@@ -1,4 +1,16 @@
-"""The table, the comparisons and the scalars for prose of the synthetic study, computed from its records."""
+"""The table, the comparisons and the scalars for prose of the synthetic study, computed from its records.
+
+The rules of the verdicts (``lipcore.verdicts`` says how one follows from its comparisons):
+
+* C1: under IMP, success with fewer faces is above that with more, all at 40 px.
+* C2: under IMP with nine faces, success at a larger distance is above that at a smaller one.
+* C4: on each of the poster's cells with several faces, success of LP-W is above that of IMP, of LP above IMP-I, and of
+  LIP-A above LP.
+
+As first written, they were about epsilon 4 alone. After results at epsilon 4 had been seen, where many attacks leave no
+face, two things were added: the same comparisons at epsilon 2 and 1, and that two attacks which both succeed on more
+than 95 % of the faces had no room to differ. The verdict by the first rule stands beside the other.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lipcore.attacks.perturbation import PRESETS
 from lipcore.datasets.synthetic import EVALUATION_FACES, INSET, resized_face
 from lipcore.detectors import load_detector
 from lipcore.experiments.records import Records
 from lipcore.metrics.intervals import Estimate, difference, ratio_of_means, share
 from lipcore.metrics.success import attack_success, interference
 from lipcore.results import Dataset, digest, poster, results_path, write_results
-from lipcore.verdicts import Comparison, judge
+from lipcore.verdicts import MOST_ASR, Comparison, judge
 
 if TYPE_CHECKING:
     from lipcore.experiments.ipi_synthetic import Config
@@ -24,6 +37,17 @@ if TYPE_CHECKING:
 EXPERIMENT = "ipi_synthetic"
 #: The poster's five cells, (faces, distance).
 POSTER_CELLS = ((1, 40), (9, 40), (9, 160), (9, 240), (64, 40))
+#: What verdicts rest on: the epsilon of the rule as first written, then those added later.
+EPSILONS = (4.0, 2.0, 1.0)
+
+#: (faces, distance).
+Cell = tuple[int, int]
+#: Image -> its record.
+Images = dict[int, dict[str, Any]]
+#: (detector, perturbation, epsilon, faces, distance) -> its images.
+Groups = dict[tuple[Any, ...], Images]
+#: (claim, detector, epsilon) -> its comparisons.
+Judged = dict[tuple[str, str, float], list[Comparison]]
 
 
 def summarise(config: Config, records: Records, profile: str, path: Path | None = None, seed: int = 0) -> Path:
@@ -47,11 +71,13 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         for cell in part.cells
         for image in range(part.images)
     }
-    groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: Groups = defaultdict(dict)
     for record in records:
         unit = tuple(record[k] for k in ("detector", "perturbation", "epsilon", "faces", "distance", "image"))
         if record["config"] in current and unit in wanted:
             groups[unit[:-1]][unit[-1]] = record
+    order = [d.name for d in detectors]
+    groups = dict(sorted(groups.items(), key=lambda item: order.index(item[0][0])))
     rows = []
     for (detector, perturbation, epsilon, faces, distance), images in groups.items():
         if perturbation == "alone":
@@ -76,7 +102,8 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         if faces > 1 and perturbation != "random" and alone:
             rows.append(cell | {"metric": "interference"} | _columns(_interference(images, alone, seed)) | shared)
     judged = comparisons(groups, seed)
-    rows += [_difference_row(claim, detector, c) for (claim, detector), found in judged.items() for c in found]
+    first = comparisons(groups, seed, epsilons=EPSILONS[:1], most=1.0)
+    rows += [_difference_row(key, comparison) for key, found in judged.items() for comparison in found]
     seconds = sum(r["seconds"] for images in groups.values() for r in images.values())
     used = {(r["faces"], r["distance"], r["image"]) for images in groups.values() for r in images.values()}
     faces_seed = [resized_face(i, config.face_side).tolist() for i in range(EVALUATION_FACES)]
@@ -87,7 +114,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         config=config,
         rows=rows,
         reported=poster("ipi"),
-        summary=_summary(rows, judged, [d.name for d in detectors], seconds),
+        summary=_summary(rows, judged, first, order, seconds),
         detectors=detectors,
         dataset=Dataset("LFW faces on grids", digest([faces_seed, INSET]), len(used), sum(f for f, _, _ in used)),
         seed=seed,
@@ -107,7 +134,7 @@ def _columns(estimate: Estimate) -> dict[str, Any]:
     return {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
 
 
-def _interference(joint: dict[int, dict[str, Any]], alone: dict[int, dict[str, Any]], seed: int) -> Estimate:
+def _interference(joint: Images, alone: Images, seed: int) -> Estimate:
     """1 - mean(D_joint) / mean(D_alone) over the faces that were attacked both ways."""
     images = [i for i in alone if i in joint and alone[i]["drops"]]
     together = [[joint[i]["drops"][k] for k in alone[i]["chosen"]] for i in images]
@@ -125,15 +152,23 @@ _FARTHER = (((9, 160), (9, 40)), ((9, 240), (9, 160)), ((9, 240), (9, 40)))
 _CROPPED = (("lp-w", "imp"), ("lp", "imp-i"), ("lip-a", "lp"))
 
 
-def comparisons(groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]], seed: int = 0) -> dict[Any, list[Comparison]]:
-    """The comparisons behind C1, C2 and C4 for each detector at epsilon 4, from the records.
+def comparisons(
+    groups: Groups, seed: int = 0, *, epsilons: Sequence[float] = EPSILONS, most: float = MOST_ASR
+) -> Judged:
+    """The comparisons behind C1, C2 and C4 for each detector and epsilon, from the records.
 
     C1 and C2 compare cells under IMP, as the poster does; C4 compares perturbations on one cell of several faces,
     changing one factor at a time, paired on the images that both have.
-    """
-    made: dict[Any, list[Comparison]] = defaultdict(list)
 
-    def add(claim: str, detector: str, label: str, more: dict[int, Any], less: dict[int, Any], paired: bool) -> None:
+    Args:
+        groups: the records.
+        seed: of the bootstrap.
+        epsilons: at which.
+        most: two that both succeed on more than this share have no room to differ.
+    """
+    made: Judged = defaultdict(list)
+
+    def add(key: tuple[str, str, float], label: str, more: Images, less: Images, paired: bool) -> None:
         keys = sorted(set(more) & set(less)) if paired else []
         a = [_counts(more[i]) for i in keys or sorted(more)]
         b = [_counts(less[i]) for i in keys or sorted(less)]
@@ -144,45 +179,70 @@ def comparisons(groups: dict[tuple[Any, ...], dict[int, dict[str, Any]]], seed: 
             sum(r["before"].count("1") for r in g.values()) / sum(len(r["before"]) for r in g.values())
             for g in (more, less)
         ]
-        made[claim, detector].append(Comparison(label, estimate, min(rates)))
+        room = any(sum(hits) <= most * sum(totals) for hits, totals in map(_columns_of, (a, b)))
+        made[key].append(Comparison(f"{label}, epsilon {key[-1]:g}", estimate, min(rates), room))
 
     for detector in dict.fromkeys(g[0] for g in groups):
-        for claim, pairs in (("c1", _FEWER), ("c2", _FARTHER)):
-            for more, less in pairs:
-                a, b = (groups.get((detector, "imp", 4.0, *cell), {}) for cell in (more, less))
-                add(claim, detector, f"imp: {more[0]} faces at {more[1]} px above {less[0]} at {less[1]}", a, b, False)
-        for cell in POSTER_CELLS[1:]:
-            for more_p, less_p in _CROPPED:
-                a, b = (groups.get((detector, p, 4.0, *cell), {}) for p in (more_p, less_p))
-                add("c4", detector, f"{more_p} above {less_p}: {cell[0]} faces at {cell[1]} px", a, b, True)
+        for epsilon in epsilons:
+            for claim, pairs in (("c1", _FEWER), ("c2", _FARTHER)):
+                for more, less in pairs:
+                    a, b = (groups.get((detector, "imp", epsilon, *cell), {}) for cell in (more, less))
+                    add((claim, detector, epsilon), f"imp: {_named(more)} above {_named(less)}", a, b, False)
+            for cell in POSTER_CELLS[1:]:
+                for more_p, less_p in _CROPPED:
+                    a, b = (groups.get((detector, p, epsilon, *cell), {}) for p in (more_p, less_p))
+                    add(("c4", detector, epsilon), f"{more_p} above {less_p}: {_named(cell)}", a, b, True)
     return made
 
 
-def _difference_row(claim: str, detector: str, comparison: Comparison) -> dict[str, Any]:
+def _named(cell: Cell) -> str:
+    return f"{cell[0]} face{'s' * (cell[0] > 1)} at {cell[1]} px"
+
+
+def _difference_row(key: tuple[str, str, float], comparison: Comparison) -> dict[str, Any]:
+    claim, detector, epsilon = key
     shared = {"detector": detector, "metric": "difference", "claim": claim, "label": comparison.label}
-    return shared | _columns(comparison.estimate) | {"clean_rate": comparison.clean_rate, "counts": comparison.counts}
+    judged = {"clean_rate": comparison.clean_rate, "room": comparison.room, "counts": comparison.counts}
+    return shared | {"epsilon": epsilon} | _columns(comparison.estimate) | judged
 
 
 def _summary(
     rows: Sequence[dict[str, Any]],
-    judged: dict[tuple[str, str], list[Comparison]],
+    judged: Judged,
+    first: Judged,
     names: Sequence[str],
     seconds: float,
 ) -> dict[str, Any]:
     """Scalars for prose: of the detector under study, with ``control_`` before them of the last one, P-Net, and with
-    their own names before them of those between.
+    their own names before them of those between; None for what of the poster's cells is not measured.
 
-    ``imp_9_40`` is the ASR of IMP in percent at epsilon 4 with 9 faces at 40 px; ``c1`` the verdict on C1.
+    ``imp_9_40`` is the ASR of IMP in percent at epsilon 4 with 9 faces at 40 px, ``imp_9_40_epsilon_2`` the same at
+    epsilon 2; ``interference_imp_9_40`` the interference coefficient; ``c1`` the verdict on C1 and ``c1_first`` the one
+    by the rule as first written, each with its ``_reason``.
     """
     summary: dict[str, Any] = {"minutes": round(seconds / 60, 1), "detector": names[0], "control": names[-1]}
     prefixes = {name: f"{name}_".replace("-", "_") for name in names[1:-1]}
     for detector, prefix in ({names[-1]: "control_"} | prefixes | {names[0]: ""}).items():
+        summary |= {prefix + _key(n, e, c): None for n in PRESETS for e in EPSILONS for c in POSTER_CELLS}
+        summary |= {f"{prefix}interference_{_key(n, EPSILONS[0], c)}": None for n in PRESETS for c in POSTER_CELLS[1:]}
         for row in rows:
-            if row["metric"] == "asr" and row["detector"] == detector and row["epsilon"] == 4.0:
-                name = f"{prefix}{row['perturbation']}_{row['faces']}_{row['distance']}".replace("-", "_")
-                summary[name] = round(100 * row["value"], 1)
-        for claim in ("c1", "c2", "c4"):
-            verdict = judge(judged.get((claim, detector), []))
-            summary[f"{prefix}{claim}"] = verdict.verdict
-            summary[f"{prefix}{claim}_reason"] = verdict.reason
+            epsilon, metric = row["epsilon"], row["metric"]
+            if row["detector"] != detector or metric == "difference" or not np.isfinite(row["value"]):
+                continue
+            cell = row["faces"], row["distance"]
+            name = _key(row["perturbation"], epsilon, cell)
+            if metric == "asr" and (epsilon == EPSILONS[0] or (epsilon in EPSILONS and cell in POSTER_CELLS)):
+                summary[prefix + name] = round(100 * row["value"], 1)
+            elif metric == "interference" and epsilon == EPSILONS[0]:
+                summary[f"{prefix}interference_{name}"] = round(row["value"], 2)
+        for rule, by_rule in (("", judged), ("_first", first)):
+            for claim in ("c1", "c2", "c4"):
+                verdict = judge([c for epsilon in EPSILONS for c in by_rule.get((claim, detector, epsilon), [])])
+                summary[f"{prefix}{claim}{rule}"] = verdict.verdict
+                summary[f"{prefix}{claim}{rule}_reason"] = verdict.reason
     return summary
+
+
+def _key(perturbation: str, epsilon: float, cell: Cell) -> str:
+    name = f"{perturbation}_{cell[0]}_{cell[1]}".replace("-", "_")
+    return name if epsilon == EPSILONS[0] else f"{name}_epsilon_{epsilon:g}"

@@ -75,7 +75,9 @@ def _mean(values: Sequence[Sequence[float]], seed: int) -> Estimate:
     return ratio_of_means(values, [[1.0] * len(v) for v in values], seed=seed)
 
 
-def summary(table: Sequence[Mapping[str, Any]], detector: str, cells: Sequence[Cell] = ()) -> dict[str, Any]:
+def summary(
+    table: Sequence[Mapping[str, Any]], detector: str, cells: Sequence[Cell] = (), taus: Sequence[float] = ()
+) -> dict[str, Any]:
     """Scalars for prose, in percent; None where nothing was found to measure on.
 
     ``imp_background_9_40`` is the background's share of IMP's direction in e_i at the first step with 9 faces at 40 px;
@@ -87,6 +89,7 @@ def summary(table: Sequence[Mapping[str, Any]], detector: str, cells: Sequence[C
         names = [f"{path}_{metric}{end}" for path in ("imp", "imp_i") for metric in STEPWISE for end in ("", "_end")]
         names += [f"{metric}_{name}".replace("-", "_") for metric in ("first_order", "total") for name in DIRECTIONS]
         names += [f"holds_{name}" for *_, name in INEQUALITIES]
+        names += [f"{path}_asr_{round(100 * tau)}" for path in ("imp", "imp_i") for tau in taus]
         made |= {f"{name}_{faces}_{distance}": None for name in names}
     last: dict[tuple[str, str], int] = defaultdict(int)
     for row in table:
@@ -127,7 +130,7 @@ def summarise(
         config={"detector": detector.name} | {k: getattr(config, k) for k in config.__dataclass_fields__},
         rows=table,
         reported=[],
-        summary=summary(table, detector.name, config.cells),
+        summary=summary(table, detector.name, config.cells, config.taus),
         detectors=[detector],
         dataset=Dataset("LFW faces on grids", digest(sorted(images)), len(images), sum(f for f, _, _ in images)),
         seed=seed,

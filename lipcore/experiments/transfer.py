@@ -2,7 +2,8 @@
 
 ::
 
-    python -m lipcore.experiments.transfer --detectors centerface retinaface
+    python -m lipcore.experiments.transfer --estimate
+    python -m lipcore.experiments.transfer --jobs 2 --threads 1
 
 A face can be lost where the target detector finds it on the *clean* image after the same treatment, so that what JPEG
 or rescaling alone costs is not counted as success.
@@ -12,8 +13,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import multiprocessing
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +30,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lipcore.attacks.targets import find_instances
-from lipcore.detectors import Detector, load_detector
+from lipcore.detectors import Detector
 from lipcore.errors import DataError, LipcoreError
-from lipcore.experiments.attack_runs import NONE, Settings, detections, ordered, perturbed
-from lipcore.experiments.attack_tables import Shot
+from lipcore.experiments.attack_runs import NONE, Settings, Workers, detections, device_name, ordered, perturbed
+from lipcore.experiments.attack_tables import DETECTORS, Absent, Shot, all_at_hand
 from lipcore.experiments.benchmark import Item, load_items, truth
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
@@ -74,37 +79,103 @@ def fingerprint(settings: Settings, source: Detector, target: Detector) -> str:
     return digest([settings.fingerprint(source), settings.fingerprint(target), UPDATE, EPSILON])
 
 
-def run(settings: Settings, items: dict[str, Item], detectors: Sequence[Detector], path: Path) -> Records:
-    """Does what is not recorded yet, image by image: noise of each detector on each, after each treatment.
+@dataclass(frozen=True)
+class Task:
+    """What is still to be done of the noise of one detector on one image.
+
+    Attributes:
+        name: of the image.
+        item: the image.
+        source: the place of the detector that the noise is made on.
+        missing: perturbation -> what is to be measured under it: the target's place, the treatment, the record's unit.
+    """
+
+    name: str
+    item: Item
+    source: int
+    missing: dict[str, list[tuple[int, str, dict[str, Any]]]]
+
+
+def tasks(
+    settings: Settings, items: dict[str, Item], detectors: Sequence[Detector], records: Records
+) -> Iterator[Task]:
+    """What is not recorded yet, image by image: noise of each detector on each, after each treatment.
+
+    The first third of the images' order is used. A clean image has its target for source.
+    """
+    names = ordered(list(items))
+    for name in names[: -(-len(names) // 3)]:
+        for i, source in enumerate(detectors):
+            missing = defaultdict(list)
+            for perturbation in (NONE, *PERTURBATIONS):
+                for j, target in [(i, source)] if perturbation == NONE else enumerate(detectors):
+                    for treatment in TREATMENTS:
+                        unit = _unit(settings, source, target, name, perturbation, treatment)
+                        if not records.has(unit):
+                            missing[perturbation].append((j, treatment, unit))
+            if missing:
+                yield Task(name, items[name], i, dict(missing))
+
+
+def run(
+    settings: Settings,
+    items: dict[str, Item],
+    detectors: Sequence[Detector],
+    path: Path,
+    workers: Sequence[Workers] = (),
+    jobs: int = 1,
+) -> Records:
+    """Does what is not recorded yet and appends it to the records; only this process writes.
 
     Args:
         settings: of the attacks and of what is kept.
-        items: the images by name; the first third of the order is used.
+        items: the images by name.
         detectors: each is a source and a target.
         path: of the records.
+        workers: how other processes load the same detectors; needed where there are several.
+        jobs: processes; 1 does everything in this one.
     """
     records = Records(path, KEY)
-    names = ordered(list(items))
-    names = names[: -(-len(names) // 3)]
-    for name in tqdm(names, desc=EXPERIMENT, unit="image", disable=None):
-        for source in detectors:
-            for perturbation in (NONE, *PERTURBATIONS):
-                missing = [
-                    (target, treatment, unit)
-                    for target in ([source] if perturbation == NONE else detectors)
-                    for treatment in TREATMENTS
-                    if not records.has(unit := _unit(settings, source, target, name, perturbation, treatment))
-                ]
-                if missing:
-                    for record in _measured(settings, source, items[name], perturbation, missing):
-                        records.add(record)
+    todo = list(tasks(settings, items, detectors, records))
+    with tqdm(total=len(todo), desc=EXPERIMENT, unit="image", disable=None) as bar:
+        for done in _records_of(settings, detectors, todo, workers, jobs):
+            for record in done:
+                records.add(record | {"device": device_name(detectors[0])})
+            bar.update()
     return records
+
+
+def _records_of(
+    settings: Settings, detectors: Sequence[Detector], todo: Sequence[Task], workers: Sequence[Workers], jobs: int
+) -> Iterator[Iterable[dict[str, Any]]]:
+    """The records of each task: from this process as they are made, from others as their tasks end."""
+    if jobs == 1 or not todo:
+        for task in todo:
+            yield measured(settings, detectors, task)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
+    pool = ProcessPoolExecutor(jobs, context, _start, (settings, workers))
+    try:
+        for done in as_completed([pool.submit(_work, task) for task in todo]):
+            yield done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_WORKER: list[tuple[Settings, list[Detector]]] = []
+
+
+def _start(settings: Settings, workers: Sequence[Workers]) -> None:
+    _WORKER[:] = [(settings, [who.load() for who in workers])]
+
+
+def _work(task: Task) -> list[dict[str, Any]]:
+    return list(measured(*_WORKER[0], task))
 
 
 def _unit(
     settings: Settings, source: Detector, target: Detector, name: str, perturbation: str, treatment: str
 ) -> dict[str, Any]:
-    """Which measurement; a clean image has its target for source."""
     return {
         "config": fingerprint(settings, source, target),
         "source": source.name,
@@ -115,35 +186,43 @@ def _unit(
     }
 
 
-def _measured(
-    settings: Settings,
-    source: Detector,
-    item: Item,
-    perturbation: str,
-    missing: Sequence[tuple[Detector, str, dict[str, Any]]],
-) -> Iterator[dict[str, Any]]:
-    """The records of one perturbation of one image, which is made once."""
-    watch = Stopwatch()
-    image = torch.from_numpy(item.read()).permute(2, 0, 1)[None].float().to(next(source.parameters()).device)
-    attacked = image
-    if perturbation != NONE:
-        with torch.no_grad():
-            instances = find_instances(source, source(image), settings.matching)
-        attacked = perturbed(settings, source, erf_of(source), image, instances, (perturbation, UPDATE, EPSILON))
-    for target, treatment, unit in missing:
-        with torch.no_grad():
-            responses = target(TREATMENTS[treatment](attacked))
-        found = detections(settings, target, responses, item)
-        record = {**unit, "detections": found["detections"], "faces": found["faces"]}
-        if perturbation == NONE and treatment == "none":
-            record["truth"] = truth(item)
-        yield record | {"seconds": round(watch.seconds, 2)}
-        watch = Stopwatch()
+def measured(settings: Settings, detectors: Sequence[Detector], task: Task) -> Iterator[dict[str, Any]]:
+    """The records of a task; each perturbation is made once, and its seconds are those of its first record."""
+    source, watch = detectors[task.source], Stopwatch()
+    device = next(source.parameters()).device
+    image = torch.from_numpy(task.item.read()).permute(2, 0, 1)[None].float().to(device)
+    with torch.no_grad():
+        instances = find_instances(source, source(image), settings.matching)
+    for perturbation, missing in task.missing.items():
+        attacked = image
+        if perturbation != NONE:
+            attacked = perturbed(settings, source, erf_of(source), image, instances, (perturbation, UPDATE, EPSILON))
+        for target, treatment, unit in missing:
+            with torch.no_grad():
+                responses = detectors[target](TREATMENTS[treatment](attacked))
+            found = detections(settings, detectors[target], responses, task.item)
+            record = {**unit, "detections": found["detections"], "faces": found["faces"]}
+            if perturbation == NONE and treatment == "none":
+                record["truth"] = truth(task.item)
+            yield record | {"seconds": round(watch.seconds, 2)}
+            watch = Stopwatch()
 
 
-def rows(records: Sequence[dict[str, Any]], seed: int = 0) -> Iterator[dict[str, Any]]:
+def minutes(settings: Settings, items: dict[str, Item], detectors: Sequence[Detector], path: Path) -> float:
+    """What is left to do, in minutes of one process: from the records' own seconds, or else from one image."""
+    records = Records(path, KEY)
+    todo = list(tasks(settings, items, detectors, records))
+    if not todo:
+        return 0.0
+    middle = sorted(todo, key=lambda task: task.item.path.stat().st_size)[len(todo) // 2]
+    known = list(records) or list(measured(settings, detectors, middle))
+    left = sum(len(missing) for task in todo for missing in task.missing.values())
+    return float(left * sum(r["seconds"] for r in known) / len(known) / 60)
+
+
+def rows(records: Sequence[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[str, Any]]:
     """ASR for each source, target, perturbation, treatment and subset, on the images on which all of them are done."""
-    by: dict[tuple[str, ...], dict[str, dict[str, Any]]] = defaultdict(dict)
+    by: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = defaultdict(dict)
     for record in records:
         by[tuple(record[k] for k in ("source", "target", "perturbation", "treatment"))][record["image"]] = record
     complete = sorted(set.intersection(*map(set, by.values()))) if by else []
@@ -173,27 +252,49 @@ def rows(records: Sequence[dict[str, Any]], seed: int = 0) -> Iterator[dict[str,
             }
 
 
+def table(
+    records: Iterable[Mapping[str, Any]], configs: Collection[str], seed: int = 0
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All that a results file says, from the records of certain configurations alone: the rows and the scalars."""
+    used = [r for r in records if r["config"] in configs]
+    made = list(rows(used, seed))
+    device = ", ".join(sorted({r.get("device", "cpu") for r in used}))
+    return made, _summary(made) | {"device": device} if made else {}
+
+
 def summarise(profile: str, detectors: Sequence[Detector], records: Records, path: Path | None = None) -> Path:
     """Computes the table from the records and writes the results file.
+
+    Of a pair with an absent detector, the records of the configuration recorded last count.
 
     Raises:
         DataError: no image is done with all detectors.
     """
     settings = Settings()
-    current = {fingerprint(settings, a, b) for a in detectors for b in detectors}
+    last = {(r["source"], r["target"]): r["config"] for r in records}
+    current = set()
+    for a, b in product(detectors, repeat=2):
+        absent = isinstance(a, Absent) or isinstance(b, Absent)
+        current.add(last.get((a.name, b.name), "") if absent else fingerprint(settings, a, b))
+    made, scalars = table(records, current)
     used = [r for r in records if r["config"] in current]
-    table = list(rows(used))
-    if not table:
+    if not made:
         raise DataError(f"no image is done with all of {', '.join(d.name for d in detectors)}; run the transfer first")
     clean = {r["image"]: r["truth"] for r in used if "truth" in r}
     return write_results(
         path or results_path(EXPERIMENT, profile),
         experiment=EXPERIMENT,
         profile=profile,
-        config={"settings": settings, "detectors": [d.name for d in detectors], "records": sorted(current)},
-        rows=table,
+        # The records may grow while a run goes on: the table is of the first so many lines.
+        config={
+            "settings": settings,
+            "detectors": [d.name for d in detectors],
+            "records": sorted(current),
+            "lines": len(records),
+        },
+        rows=made,
         reported=[],
-        summary=_summary(table),
+        summary=scalars,
         detectors=detectors,
         dataset=Dataset(
             "WIDER FACE val" if profile == "full" else "generated crowds",
@@ -217,43 +318,61 @@ def _summary(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
-    """For the book: runs what is missing and writes the table, of ``detector`` and one other.
+    """For the book: runs what is missing and writes the table.
 
-    In the full profile that is RetinaFace on WIDER FACE, in the quick one P-Net on a generated crowd. Where the images
-    are not at hand, the table is computed from the records there are.
+    The quick profile has ``detector`` and P-Net (CenterFace beside P-Net itself) on a generated crowd; the full one all
+    of the project's :data:`DETECTORS` on WIDER FACE, or a reader's own detector and CenterFace. Where the images or a
+    detector's weights are not at hand, the table is computed from the records there are.
 
     Raises:
         DataError: neither images nor records are at hand.
     """
     full = profile == "full"
-    names = dict.fromkeys([detector, "retinaface" if full else "pnet", "centerface"])
-    detectors = [load_detector(name, device=device) for name in list(names)[:2]]
+    beside = "pnet" if not full and detector != "pnet" else "centerface"
+    names = DETECTORS if full and detector in DETECTORS else (detector, beside)
     path = results_path(EXPERIMENT, profile)
     records_path = path.with_suffix(".records.jsonl")
+    records = Records(records_path, KEY)
+    detectors = list(all_at_hand(names, {r["target"] for r in records}, device).values())
     try:
-        items = load_items("wider" if full else "crowds")
+        items = load_items(_dataset(profile))
     except DataError:
-        if not records_path.is_file():
+        if not len(records):
             raise
-        return summarise(profile, detectors, Records(records_path, KEY), path)
-    return summarise(profile, detectors, run(Settings(), items, detectors, records_path), path)
+    else:
+        records = run(Settings(), items, [d for d in detectors if not isinstance(d, Absent)], records_path)
+    return summarise(profile, detectors, records, path)
+
+
+def _dataset(profile: str) -> str:
+    return "wider" if profile == "full" else "crowds"
 
 
 def main() -> None:
     """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description="Measures the noise of each detector on each.")
-    parser.add_argument("--detectors", nargs="+", default=["centerface", "retinaface"])
+    parser.add_argument("--detectors", nargs="+", default=DETECTORS)
     parser.add_argument("--data", type=Path, help="the dataset's folder; by default where LIPCORE_DATA says")
     parser.add_argument("--profile", default="full", choices=("quick", "full"))
-    parser.add_argument("--threads", type=int, default=0, help="of torch")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--threads", type=int, default=0, help="of torch, in each process")
+    parser.add_argument("--estimate", action="store_true", help="only say what is left to do")
     given = parser.parse_args()
-    if given.threads:
-        torch.set_num_threads(given.threads)
     try:
-        detectors = [load_detector(name) for name in given.detectors]
-        items = load_items("wider" if given.profile == "full" else "crowds", given.data)
+        workers = [
+            Workers(detector=name, device=given.device, jobs=given.jobs, threads=given.threads)
+            for name in given.detectors
+        ]
+        detectors = [who.load() for who in workers]
+        items = load_items(_dataset(given.profile), given.data)
         path = results_path(EXPERIMENT, given.profile)
-        records = run(Settings(), items, detectors, path.with_suffix(".records.jsonl"))
+        records_path = path.with_suffix(".records.jsonl")
+        if given.estimate:
+            left = minutes(Settings(), items, detectors, records_path)
+            print(f"{EXPERIMENT}: about {left / given.jobs:.0f} minutes")
+            return
+        records = run(Settings(), items, detectors, records_path, workers, given.jobs)
         print(summarise(given.profile, detectors, records, path))
     except LipcoreError as error:
         raise SystemExit(f"transfer: {error}") from error

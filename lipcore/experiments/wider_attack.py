@@ -2,9 +2,9 @@
 
 ::
 
-    python -m lipcore.experiments.wider_attack --dataset wider --detector centerface --estimate
-    python -m lipcore.experiments.wider_attack --dataset wider --detector centerface --jobs 2 --threads 1
-    python -m lipcore.experiments.wider_attack --dataset wider --table centerface retinaface
+    python -m lipcore.experiments.wider_attack --dataset wider --detector hr-mini --estimate
+    python -m lipcore.experiments.wider_attack --dataset wider --detector hr-mini --jobs 2 --threads 1
+    python -m lipcore.experiments.wider_attack --dataset wider --table hr-mini centerface retinaface
 
 The real images come from LIPCORE_DATA or ``--data``; the ``quick`` profile runs on generated crowds instead, in the
 layout of WIDER FACE, through the same loader and the same evaluation.
@@ -18,18 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from lipcore.attacks.perturbation import PRESETS
-from lipcore.detectors import Detector, load_detector, weights
+from lipcore.detectors import Detector
 from lipcore.errors import DataError, LipcoreError, UnknownName
 from lipcore.experiments.attack_runs import KEY, NONE, Part, Settings, Workers, minutes, run
-from lipcore.experiments.attack_tables import rows, shots
-from lipcore.experiments.attack_verdicts import comparisons, difference_rows, summary
+from lipcore.experiments.attack_tables import DETECTORS, Absent, all_at_hand, at_hand
+from lipcore.experiments.attack_verdicts import table
 from lipcore.experiments.benchmark import DATASETS, load_items
 from lipcore.experiments.records import Records
 from lipcore.results import Dataset, digest, poster, results_path, write_results
 
 TITLES = {"wider": "WIDER FACE val", "fddb": "FDDB", "crowds": "generated crowds"}
-#: Detectors beside the one under study, in the full profile.
-OTHERS = ("hr-mini", "retinaface")
 #: In the order in which an image gets them.
 PERTURBATIONS = (NONE, "random", "imp", "lp-w", "imp-i", "lp", "lip-a", "lip-h")
 
@@ -80,7 +78,8 @@ def summarise(
         dataset: one of ``DATASETS``.
         profile: as the file names it.
         detectors: those to be in the table; the first is the one under study.
-        records: of any detectors and configurations; those of the default settings are used.
+        records: of any detectors and configurations; those of the default settings are used, and of a detector that is
+            absent those of the configuration recorded last.
         path: of the results file; ``results/<profile>/<experiment>.json`` by default.
         seed: of the bootstrap.
 
@@ -88,23 +87,22 @@ def summarise(
         DataError: no image has all perturbations done.
     """
     settings = Settings()
-    fingerprints = {d.name: settings.fingerprint(d) for d in detectors}
-    used = [r for r in records if fingerprints.get(r["detector"]) == r["config"]]
-    found = shots(used, PERTURBATIONS)
-    if not found:
+    last = {r["detector"]: r["config"] for r in records}
+    configs = {d.name: last[d.name] if isinstance(d, Absent) else settings.fingerprint(d) for d in detectors}
+    rows, scalars = table(records, configs, PERTURBATIONS, seed)
+    if not rows:
         raise DataError(f"no image of {dataset} has all of {', '.join(PERTURBATIONS)} done; run the attacks first")
-    table = list(rows(found, seed))
-    judged = comparisons(found, seed)
+    used = [r for r in records if configs.get(r["detector"]) == r["config"]]
     clean = {r["image"]: r["truth"] for r in used if r["perturbation"] == NONE}
     return write_results(
         path or results_path(DATASETS[dataset], profile),
         experiment=DATASETS[dataset],
         profile=profile,
         # The records may grow while a run goes on: the table is of the first so many lines.
-        config={"settings": settings, "perturbations": PERTURBATIONS, "records": fingerprints, "lines": len(records)},
-        rows=table + list(difference_rows(judged)),
+        config={"settings": settings, "perturbations": PERTURBATIONS, "records": configs, "lines": len(records)},
+        rows=rows,
         reported=poster("wider") if dataset == "wider" else [],
-        summary=summary(found, judged, table, detectors[0].name),
+        summary=scalars,
         detectors=detectors,
         dataset=Dataset(TITLES[dataset], digest(sorted(clean.items())), len(clean), _faces(clean.values())),
         seed=seed,
@@ -119,8 +117,8 @@ def _faces(truths: Iterable[Mapping[str, Any]]) -> int:
 def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
     """For the book: runs what is missing and writes the table of WIDER FACE, and of FDDB in the full profile.
 
-    The full profile adds :data:`OTHERS` as far as their weights are at hand. Where the images are not, the tables are
-    computed from the records there are.
+    The full profile has all of :data:`DETECTORS`, or a reader's own alone. Where the images or a detector's weights are
+    not at hand, the tables are computed from the records there are.
 
     Args:
         profile: ``"quick"``, on generated crowds, or ``"full"``.
@@ -131,20 +129,22 @@ def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
         The results file of WIDER FACE, or of the crowds.
     """
     full = profile == "full"
-    others = [name for name in OTHERS if name in weights.registry() and weights.locate(name)] if full else []
-    names = list(dict.fromkeys([detector, *others]))
+    names = DETECTORS if full and detector in DETECTORS else (detector,)
     written = []
     for dataset in ("wider", "fddb") if full else ("crowds",):
         path = records_path(dataset, profile)
+        recorded = {r["detector"] for r in Records(path, KEY)}
         try:
             items = load_items(dataset)
         except DataError:
-            if not path.is_file():
+            if not recorded:
                 raise
-        else:
-            for name in names:
+            items = {}
+        detectors = all_at_hand(names, recorded)
+        for name, model in detectors.items():
+            if items and not isinstance(model, Absent):
                 run(Settings(), items, parts_of(profile), path, Workers(detector=name, device=device))
-        written.append(summarise(dataset, profile, [load_detector(name) for name in names], Records(path, KEY)))
+        written.append(summarise(dataset, profile, list(detectors.values()), Records(path, KEY)))
     return written[0]
 
 
@@ -153,8 +153,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Attacks a benchmark's images, as far as they are not attacked yet.")
     parser.add_argument("--dataset", default="wider", help=f"one of {', '.join(DATASETS)}")
     parser.add_argument("--data", type=Path, help="the dataset's folder; by default where LIPCORE_DATA says")
-    parser.add_argument("--detector", default="centerface")
-    parser.add_argument("--weights", type=Path, help="the detector's weights, if not those registered")
+    parser.add_argument("--detector", default=DETECTORS[0])
+    parser.add_argument("--weights", type=Path, help="of --detector or of --table's first, if not those registered")
     parser.add_argument("--profile", default="full", help=f"one of {', '.join(PROFILES)}")
     parser.add_argument("--perturbations", nargs="+", default=PERTURBATIONS, help="only these")
     parser.add_argument("--strengths", nargs="+", metavar="UPDATE:EPSILON", help="only these, such as i-fgsm:2")
@@ -178,11 +178,15 @@ def _main(
     strengths: list[str] | None,
     estimate: bool,
     table: list[str] | None,
+    weights: Path | None,
     **workers: Any,
 ) -> None:
     path = records_path(dataset, profile)
     if table:
-        print(summarise(dataset, profile, [load_detector(name) for name in table], Records(path, KEY)))
+        records = Records(path, KEY)
+        recorded = {r["detector"] for r in records}
+        detectors = [at_hand(name, recorded, weights if name == table[0] else None) for name in table]
+        print(summarise(dataset, profile, detectors, records))
         return
     parts = parts_of(profile, tuple(perturbations))
     if strengths:
@@ -191,7 +195,7 @@ def _main(
             raise UnknownName("strength", unknown[0], known)
         parts = tuple(known[name] for name in strengths)
     items = load_items(dataset, data)
-    who = Workers(**workers)
+    who = Workers(weights=weights, **workers)
     if estimate:
         for part, missing, time in minutes(Settings(), items, parts, path, who):
             print(f"{part.update}, epsilon {part.epsilon:g}: {missing} attacks, about {time / who.jobs:.0f} minutes")
