@@ -253,12 +253,20 @@ def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> E
 
 
 _MEASURED: WeakKeyDictionary[Detector, Erf] = WeakKeyDictionary()
+_MEASURED_FILES: dict[tuple[str, ...], Erf] = {}
 
 
 def erf_of(detector: Detector) -> Erf:
-    """:func:`measure_erf` on the calibration images, measured once for each detector object."""
-    if detector not in _MEASURED:
-        _MEASURED[detector] = measure_erf(detector)
+    """:func:`measure_erf` on the calibration images, measured once for each detector object, and once for all objects
+    with the same options and weights file."""
+    if detector in _MEASURED:
+        return _MEASURED[detector]
+    place = str(next(detector.parameters()).device)
+    key = (detector.name, detector.weights_sha256, detector.extra_repr(), place)
+    erf = _MEASURED_FILES.get(key) if detector.weights_sha256 else None
+    _MEASURED[detector] = erf if erf is not None else measure_erf(detector)
+    if detector.weights_sha256:
+        _MEASURED_FILES[key] = _MEASURED[detector]
     return _MEASURED[detector]
 
 

@@ -59,9 +59,9 @@ class TestLoader:
         "images": [listed(9, "nine.png"), listed(2, "two.png"), listed(5, "gone.png"), listed(7, "empty.png")],
         "annotations": [
             annotation(31, 9, [1, 2, 3, 4]),
+            annotation(13, 2, [4, 4, 0, 2]),
             annotation(11, 2, [0.5, 0.25, 2, 1]),
             annotation(12, 2, [0, 0, 8, 6], iscrowd=1),
-            annotation(13, 2, [4, 4, 0, 2]),
             annotation(14, 2, [4, 4, 2, float("nan")]),
             annotation(15, 2, [4, 3, 2, 1]),
             annotation(16, 5, [4, 4, 1, -1]),
