@@ -27,6 +27,21 @@ LINES = {
     "exact": ("#009e73", "-"),
     "tolerance": ("#cc79a7", "-"),
 }
+#: What :mod:`lipcore.experiments.lip_speedups` measured, in the order of its table.
+SPEEDUPS = {
+    ("step", "contiguous"): "forward and backward, contiguous",
+    ("step", "channels-last"): "forward and backward, channels last",
+    ("step", "compiled"): "forward and backward, torch.compile",
+    ("process", "allocator"): "IMP, the process keeps its memory",
+    ("forward", "inference-mode"): "forward alone, inference mode",
+    ("forward", "contiguous"): "forward alone, contiguous",
+    ("forward", "channels-last"): "forward alone, channels last",
+    ("forward", "compiled"): "forward alone, torch.compile",
+    ("overhead", "imp"): "IMP over raw forward and backward",
+    ("quiet", "imp"): "the same, the process keeps its memory",
+}
+#: Less agreement of a gradient's signs than this is said in the table: float noise explains no more.
+SAME_SIGNS = 0.999
 LABELS = {"faces": "faces", "pixels": "pixels", "batch": "images in a batch", "threads": "threads"}
 
 
@@ -174,6 +189,42 @@ def tolerance_table(rows: pd.DataFrame) -> pd.DataFrame:
         entry["ASR (%)" if row["metric"] == "asr" else "less exact (points)"] = percent(row)
         entry["images"] = row["n"]
     return pd.DataFrame(table.values()).fillna("–")
+
+
+def speedups_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Processor time of each variant over that of the detector as shipped, with its interval; a column a detector."""
+    timed = rows[rows["metric"] == "ratio"]
+    found = {(r["scope"], r["variant"], r["detector"]): r for r in timed.to_dict("records")}
+    names = list(dict.fromkeys(timed["detector"]))
+    table = [
+        {"variant": label, **{name: _speedup(found.get((*key, name))) for name in names}}
+        for key, label in SPEEDUPS.items()
+    ]
+    return pd.DataFrame(table)
+
+
+def _speedup(row: Mapping[Any, Any] | None) -> str:
+    """A ratio with its interval; below it what compiling took, and that signs differ where they do."""
+    if row is None:
+        return "–"
+    lines = [f"{row['value']:.2f}", f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}]"]
+    if not _missing(row["compile_seconds"]):
+        lines.append(f"{row['compile_seconds']:.0f} s to compile")
+    if not _missing(row["sign_agreement"]) and row["sign_agreement"] < SAME_SIGNS:
+        lines.append(f"<strong>{100 * row['sign_agreement']:.0f} % same signs</strong>")
+    return f"{lines[0]}<br><small>{'<br>'.join(lines[1:])}</small>"
+
+
+def photo_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Peak memory of one step on a large photograph, and of each megapixel."""
+    table: dict[str, dict[str, str]] = {}
+    for row in rows[rows["metric"] == "peak_mb"].to_dict("records"):
+        entry = table.setdefault(
+            row["detector"], {"detector": row["detector"], "faces found": f"{row['instances']:.0f}"}
+        )
+        each = f"<br><small>{_number(row['mb_per_megapixel'], 0)} a megapixel</small>"
+        entry[f"{row['variant']} (MB)"] = _number(row["value"], 0) + each
+    return pd.DataFrame(table.values())
 
 
 def not_measured() -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from lipcore.errors import DataError, UnknownName
 from lipcore.experiments import lip_cost, lip_tolerance, steps
 from lipcore.experiments.lip_cost import Cell, Config, Part
 from lipcore.experiments.lip_cost_table import ratio_of_medians, rows_of
+from lipcore.experiments.records import Records
 from lipcore.experiments.steps import MODES, Case
 from lipcore.receptive_field import Extent
-from lipcore.results import read_results
+from lipcore.results import plain, read_results
 
 CONFIG = Config(
     parts=(Part("toys:make", (Cell(1, 96), Cell(4, 96), Cell(4, 96, 20)), naive=1, memory=()),),
@@ -207,6 +209,22 @@ def test_tables_and_figures_draw_what_is_there(tmp_path: Path) -> None:
     assert list(cost_plots.peers_table(pd.DataFrame([row])).iloc[0])[2:4] == ["50 [25, 75]", "2 of 4"]
     assert "make bench" in cost_plots.absent(None, "make bench")
     plt.close("all")
+
+
+def test_the_committed_table_follows_from_its_records(root: Path, tmp_path: Path) -> None:
+    path = root / "results" / "full" / "lip_cost.json"
+    if not path.is_file():
+        pytest.skip("no full run of lip_cost is committed")
+    document = read_results(path)
+    config = lip_cost.config_for("full", "centerface")
+    assert document["config"] == json.loads(json.dumps(plain(config)))
+    records = Records(path.with_suffix(".records.jsonl"), lip_cost.KEY)
+    again = read_results(lip_cost.summarise(config, records, "full", tmp_path / path.name))
+    assert len(again["rows"]) == len(document["rows"]) > 0
+    for new, old in zip(again["rows"], document["rows"], strict=True):
+        for key, value in new.items():
+            assert value == old[key] or math.isclose(value, old[key], rel_tol=1e-9), f"{key} of {new}"
+    assert again["summary"] == document["summary"]
 
 
 def test_success_with_a_tolerance_is_compared_with_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

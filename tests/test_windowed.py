@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lipcore.attacks import windowed
 from lipcore.attacks.fgsm import Attack, i_fgsm
 from lipcore.attacks.gradients import EXACT, Shortcut, cropped_sum, cropped_sum_naive, find_shortcut
 from lipcore.attacks.rules import UnsupportedOperation
@@ -130,6 +131,25 @@ def test_an_odd_size_and_a_pyramid() -> None:
     assert agreement(pyramid, image, Extent(rule="fixed", value=70)) >= 0.999
 
 
+def test_a_large_image_is_taken_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, detector = toys.bright(toys.FAR), toys.Toy()
+    responses = detector(image)
+    targets = [i.targets for i in find_instances(detector, responses, Matching())]
+    supports = [Support(y, x, torch.ones(24, 24, dtype=torch.bool)) for x, y in ((0, 0), (40, 0), (0, 40), (40, 40))]
+    assert len(targets) == len(supports)
+
+    def batches(most: int) -> tuple[int, Tensor]:
+        monkeypatch.setattr(windowed, "MOST", most)
+        leaf = image.clone().requires_grad_()
+        graph = Graph(detector(leaf).logits[0], leaf)
+        with torch.no_grad():
+            return len(list(graph._chunks(supports, windowed.SHARE))), graph.cropped_sum(targets, supports)
+
+    (one, whole), (several, parts) = batches(64 * 64), batches(24 * 24)
+    assert (one, several) == (1, 4)
+    torch.testing.assert_close(parts, whole)
+
+
 @pytest.mark.parametrize("variant", ["matconvnet", "pytorch"])
 def test_the_exact_hr(variant: str) -> None:
     """Pooling that pads one side, dilated trunk, cropped transposed convolution: the paper's own detector."""
@@ -214,6 +234,12 @@ class TestShortcuts:
     def test_nothing_outside(self) -> None:
         inside = union(self.supports, self.image).bool()
         assert not self.direction(Shortcut(16.0))[..., ~inside].any()
+
+    def test_a_large_image_is_swept_in_bands(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = self.direction(Shortcut(8.0))
+        monkeypatch.setattr(windowed, "MOST", 256 * 90)
+        banded = self.direction(Shortcut(8.0))
+        assert float((banded - whole).abs().max() / whole.abs().max()) < 1e-5
 
     def test_no_tolerance_that_small(self) -> None:
         assert find_shortcut(self.detector, self.image, self.targets, self.supports, 1e-9) == EXACT

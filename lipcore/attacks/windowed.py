@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -70,6 +70,8 @@ RULES: dict[str, Callable[[Node, tuple[int, int]], Rule]] = BODY | {
 #: The e_i of a batch of windows cover at most so many times the image, unless it is one instance's: this bounds the
 #: memory. Windows that end near e_i are smaller than others, so that more of them fit.
 SHARE, SHARE_NEAR = 1.0, 2.0
+#: A larger image counts as one of so many pixels, and where it is swept as a whole, it is in bands of so many.
+MOST = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -188,12 +190,14 @@ class Graph:
             for node, windows in self._sweep(seeds, self.windows(seeds, crops, margin), stop=below):
                 self._share(node, windows, crops, shared)
         if len(shared) > 1:
-            whole = [whole_image(self.image.shape[2], self.image.shape[3], self.image.device)]
             direction = shared.pop(self.leaf)
             origin = np.zeros((1, 2), np.int64)
             seeds = {node: Windows(values, origin, clean=True) for node, values in shared.items()}
-            for _, windows in self._sweep(seeds, self.windows(seeds, whole), stop={self.leaf}):
-                direction += windows.placed(origin, np.asarray(direction.shape[2:]))
+            for band in self._bands():
+                into, corner = direction[..., band.rows, band.cols], np.array([band.top, band.left])
+                for _, windows in self._sweep(seeds, self.windows(seeds, [band]), stop={self.leaf}):
+                    mine, there = overlap(windows.origin[0], windows.size, corner, into.shape[2:])
+                    into[..., *there] += windows.values[..., *mine]
             return direction * union(supports, direction)
         return shared[self.leaf]
 
@@ -206,7 +210,7 @@ class Graph:
     def _chunks(self, supports: Sequence[Support], share: float) -> Iterator[list[int]]:
         """Instances of similar size together, since the windows of a batch are as large as its largest."""
         areas = [s.mask.numel() for s in supports]
-        limit = share * self.image.shape[2] * self.image.shape[3]
+        limit = share * min(self.image.shape[2] * self.image.shape[3], MOST)
         chunk: list[int] = []
         for i in sorted(range(len(areas)), key=lambda i: -areas[i]):
             if chunk and areas[chunk[0]] * (len(chunk) + 1) > limit:
@@ -215,6 +219,13 @@ class Graph:
             chunk.append(i)
         if chunk:
             yield chunk
+
+    def _bands(self) -> Iterator[Support]:
+        """The image in bands of rows of at most :data:`MOST` pixels: one, but for a large image."""
+        height, width = self.image.shape[2:]
+        rows = -(-height // -(-height * width // MOST))
+        for top in range(0, height, rows):
+            yield replace(whole_image(min(rows, height - top), width, self.image.device), top=top)
 
     def _sweep(
         self, seeds: dict[Node, Windows], needed: dict[Node, Boxes], stop: set[Node]
@@ -370,6 +381,8 @@ def _merged(parts: list[Windows], keep: Boxes) -> Windows:
 
 def _called(node: Node, probe: Tensor) -> tuple[Tensor | None, ...]:
     """What the node sends to each of its inputs."""
+    if not callable(node):  # torch.compile makes such nodes, and so does an autograd function of one's own
+        raise UnsupportedOperation(f"{node.name()} is not an operation of torch's own")
     sent = node(probe)
     return sent if isinstance(sent, tuple) else (sent,)
 

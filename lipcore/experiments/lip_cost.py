@@ -196,7 +196,7 @@ def run(
             if erf is None:
                 faces_side = getattr(model, "face_side", None)
                 erf = measure_erf(model, calibration_images(config.calibration, face_side=faces_side))
-            case = _case(config, part, model, image, erf)
+            case = case_of(config, part, model, image, erf)
             shared = {**unit, **place, "instances": len(case.targets)}
             for kind, modes in wanted.items():
                 modes = [m for m in modes if case.targets or not MODES[m].separate]
@@ -219,7 +219,8 @@ def _same_place(records: Records, fingerprint: str, place: dict[str, Any]) -> No
             raise DataError(f"{records.path} holds measurements of {there}, this is {place}; --again measures all anew")
 
 
-def _case(config: Config, part: Part, detector: Detector, image: Tensor, erf: Erf) -> Case:
+def case_of(config: Config, part: Part, detector: Detector, image: Tensor, erf: Erf) -> Case:
+    """What is attacked on ``image`` (1, 3, H, W), with the shortcut of the part's tolerance mode."""
     with torch.no_grad():
         responses = detector(image)
     instances = find_instances(detector, responses, config.matching)

@@ -7,6 +7,9 @@ from typing import Any
 
 from lipcore.experiments.lip_cost_table import median, ratio_of_medians
 
+#: Scopes where IMP stands beside raw passes.
+OVERHEAD = ("overhead", "quiet")
+
 
 def rows_of(records: Iterable[dict[str, Any]], megapixels: float) -> list[dict[str, Any]]:
     """One row for each variant: its processor time over that of the scope's first, or its memory.
@@ -36,16 +39,20 @@ def rows_of(records: Iterable[dict[str, Any]], megapixels: float) -> list[dict[s
 def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Scalars for prose: of each variant the least and the largest ratio over the detectors, IMP's overhead, memory."""
     summary: dict[str, Any] = {"machine": rows[0]["machine"], "threads": rows[0]["threads"]} if rows else {}
-    timed = [r for r in rows if r["metric"] == "ratio" and r["scope"] != "overhead"]
+    timed = [r for r in rows if r["metric"] == "ratio" and r["scope"] not in OVERHEAD]
     for scope, variant in dict.fromkeys((r["scope"], r["variant"]) for r in timed):
         ratios = [r["value"] for r in timed if (r["scope"], r["variant"]) == (scope, variant)]
         name = f"{scope}_{variant}".replace("-", "_")
         summary |= {f"{name}_low": round(min(ratios), 2), f"{name}_high": round(max(ratios), 2)}
+    peaks = {(r["detector"], r["variant"]): r["peak_mb"] for r in timed if r["scope"] == "process"}
+    more = [peaks[d, v] / peaks[d, "shipped"] for d, v in peaks if v == "allocator" and peaks[d, v]]
+    summary |= {f"allocator_peak_{name}": round(of(more), 2) for name, of in (("low", min), ("high", max)) if more}
     for r in rows:
         name = r["detector"].replace("-", "_")
-        if r["scope"] == "overhead" and r["variant"] == "imp":
-            summary |= {f"overhead_{name}": _percent(r["value"]), f"overhead_{name}_low": _percent(r["ci_low"])}
-            summary[f"overhead_{name}_high"] = _percent(r["ci_high"])
+        if r["scope"] in OVERHEAD and r["variant"] == "imp":
+            key = f"{r['scope']}_{name}"
+            summary |= {key: _percent(r["value"]), f"{key}_low": _percent(r["ci_low"])}
+            summary[f"{key}_high"] = _percent(r["ci_high"])
         elif r["scope"] == "memory":
             summary[f"{name}_{r['variant']}_mb"] = r["value"] and round(r["value"])
             summary[f"{name}_{r['variant']}_mb_per_megapixel"] = r["mb_per_megapixel"] and round(r["mb_per_megapixel"])

@@ -261,7 +261,7 @@ def peak_mb(case: Case, mode: str, detector: str) -> float | None:
     return float(done.stdout) if done.stdout.strip() else None
 
 
-def _largest(*, reset: bool = False) -> float | None:
+def largest_mb(*, reset: bool = False) -> float | None:
     """The most memory this process has had, in MB, on Linux since the last ``reset``; None where that is not counted.
 
     What getrusage counts on Linux starts with the memory of the process that started this one, hence the status file.
@@ -285,9 +285,9 @@ def _measure_peak(detector: Detector, saved: Mapping[str, Any], mode: str) -> fl
     supports = [Support(*parts) for parts in saved["supports"]]
     side = max(64, detector.min_side)
     MODES["raw"].step(Case(detector, torch.zeros(1, 3, side, side), [], []))  # what torch loads at its first pass
-    before = _largest(reset=True)
+    before = largest_mb(reset=True)
     MODES[mode].step(Case(detector, saved["image"], saved["targets"], supports, Shortcut(*saved["shortcut"])))
-    after = _largest()
+    after = largest_mb()
     return None if before is None or after is None else after - before
 
 
