@@ -114,7 +114,7 @@ def objects_figure(rows: pd.DataFrame, detector: str, epsilon: float) -> Figure:
     at = at[(at["metric"] == "asr") & (at["subset"] != "all")]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.3), sharey=True)
     for axis, unit in zip(axes, ("px", "objects"), strict=True):
-        own = at[at["subset"].str.endswith(unit)]
+        own = at[at["subset"].str.endswith(unit) & (at["n_objects"] > 0)]
         bins = list(dict.fromkeys(own["subset"]))
         names = [p for p in PRESETS if p in set(own["perturbation"])]
         for i, name in enumerate(names):

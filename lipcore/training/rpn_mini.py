@@ -37,7 +37,7 @@ class TrainConfig(loop.Schedule):
         trunk: start from HR-mini's trunk (1) or from nothing (0).
     """
 
-    steps: int = 4000
+    steps: int = 8000
     minutes: float = 0.0
     side: int = 320
     lr: float = 1e-3
