@@ -98,8 +98,8 @@ def sampled_loss(
     """Logistic loss per counted response, and Huber loss per positive.
 
     Args:
-        logits: (B, *labels), shaped as each image's labels.
-        regression: (B, *labels, 4).
+        logits: (B, ...), for each image shaped as its labels.
+        regression: (B, ..., 4).
         targets: of each image.
         samples, easy, generator: see :func:`sample`.
     """
