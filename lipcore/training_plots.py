@@ -21,8 +21,17 @@ from lipcore.plotting import FALSE, LOST, TRUE, draw_boxes, show
 LABELS = {"pyramid": "pyramid (0.25, 0.5, 1, 2)", "single": "one scale, as attacks see it"}
 
 
+#: Columns of the logs: label and colour.
+HELD_OUT = {
+    "held_out_ap": ("average precision", "#009e73"),
+    "held_out_recall": ("recall at 0.5", "#cc79a7"),
+    "held_out_ar100": ("AR, 100 proposals", "#009e73"),
+    "held_out_ar10": ("AR, 10 proposals", "#cc79a7"),
+}
+
+
 def learning_figure(log: Sequence[Mapping[str, float]]) -> Figure:
-    """Both losses, average precision and recall on held-out photos, and the learning rate, against the steps."""
+    """Both losses, what was measured on held-out photos, and the learning rate, against the steps."""
     if not log:
         figure, axis = plt.subplots(figsize=(7.5, 1))
         axis.set_axis_off()
@@ -32,11 +41,9 @@ def learning_figure(log: Sequence[Mapping[str, float]]) -> Figure:
     step = [row["step"] for row in log]
     for key, label, colour in (("loss_score", "score", "#0072b2"), ("loss_box", "boxes", "#d55e00")):
         axes[0].plot(step, [row[key] for row in log], "o-", ms=3, color=colour, label=label)
-    for key, label, colour in (
-        ("held_out_ap", "average precision", "#009e73"),
-        ("held_out_recall", "recall at 0.5", "#cc79a7"),
-    ):
-        axes[1].plot(step, [100 * row[key] for row in log], "o-", ms=3, color=colour, label=label)
+    for key, (label, colour) in HELD_OUT.items():
+        if key in log[0]:
+            axes[1].plot(step, [100 * row[key] for row in log], "o-", ms=3, color=colour, label=label)
     axes[2].plot(step, [row["lr"] for row in log], "o-", ms=3, color="#000000")
     for axis, title in zip(axes, ("loss", "held-out photos (%)", "learning rate"), strict=True):
         axis.set_title(title, loc="left", fontsize=10)
