@@ -118,7 +118,7 @@ def test_records_hold_all_that_the_table_needs(
     )
     made = summary(table, "rpn-mini")
     assert made["c6"] in ("reproduced", "partly", "not", "undecided")
-    assert made["n"] == 2
+    assert (made["n"], made["objects"]) == (2, sum(r["objects"] for r in group.clean))
 
 
 def test_a_weak_network_gives_no_verdict(records: Records, network: Proposals) -> None:

@@ -203,7 +203,8 @@ def summary(table: Sequence[Mapping[str, Any]], detector: str) -> dict[str, Any]
     for r in own:
         if r["epsilon"] == at and r["metric"] in (*METRICS, "asr") and r["subset"] == "all":
             made[f"{r['perturbation']}_{r['metric']}".replace("-", "_")] = round(100 * r["value"], 1)
-            made["n"], made["objects"] = r["n"], r.get("n_objects", made.get("objects"))
+            if r["metric"] == "ar100":
+                made["n"], made["objects"] = r["n"], r["n_objects"]
     for claim in ("c6", *STEPS):
         verdict = judge(
             [
