@@ -43,7 +43,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, root: Path, clean_environmen
     top = tmp_path_factory.mktemp("reader")
     folder = top / "checkout"
     ignored = shutil.ignore_patterns("__pycache__", "generated", ".ipynb_checkpoints")
-    for name in ("lipcore", "book", "data"):
+    for name in ("lipcore", "book", "data", "results/full"):
         shutil.copytree(root / name, folder / name, ignore=ignored)
     for name in ("dodo.py", "_config.yml", "pyproject.toml"):
         shutil.copyfile(root / name, folder / name)
