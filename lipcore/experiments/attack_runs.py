@@ -128,20 +128,45 @@ def tasks(items: dict[str, Item], parts: Sequence[Part], done: Records, shared: 
 
 
 def attack_image(settings: Settings, detector: Detector, erf: Erf, task: Task) -> Iterator[dict[str, Any]]:
-    """One record for each attack of a task. The image's own detections are the faces attacked, not its ground truth.
+    """One record for each attack of a task. The image's own detections are the faces attacked, not its ground truth."""
+    yield from attacked_records(
+        settings,
+        detector,
+        erf,
+        task,
+        find=lambda clean: find_instances(detector, clean, settings.matching),
+        keep=lambda responses: detections(settings, detector, responses, task.item),
+        known=lambda image: {"size": list(image.shape[2:]), "truth": truth(task.item)},
+    )
 
-    A perturbation of the faces leaves an image without any as it is.
+
+def attacked_records(
+    settings: Settings,
+    detector: Detector,
+    erf: Erf,
+    task: Task,
+    *,
+    find: Callable[[Responses], list[Instance]],
+    keep: Callable[[Responses], dict[str, Any]],
+    known: Callable[[Tensor], dict[str, Any]],
+) -> Iterator[dict[str, Any]]:
+    """One record for each attack of a task, of any benchmark.
+
+    A perturbation of the instances leaves an image without any as it is.
 
     Args:
         settings: see there.
         detector: under attack, and measured.
         erf: its receptive field, measured once.
         task: which image, and which attacks.
+        find: the instances, from the responses to the clean image.
+        keep: what a record holds of the responses to an attacked image.
+        known: what the record of the clean image holds besides.
     """
     image = torch.from_numpy(task.item.read()).permute(2, 0, 1)[None].float().to(next(detector.parameters()).device)
     with torch.no_grad():
         clean = detector(image)
-    instances = find_instances(detector, clean, settings.matching)
+    instances = find(clean)
     for attack in task.attacks:
         watch = Stopwatch()
         attacked = perturbed(settings, detector, erf, image, instances, attack)
@@ -153,9 +178,9 @@ def attack_image(settings: Settings, detector: Detector, erf: Erf, task: Task) -
         yield {
             **unit(task.name, attack),
             "instances": len(instances),
-            **detections(settings, detector, responses, task.item),
+            **keep(responses),
             **distances(image, attacked),
-            **({"size": list(image.shape[2:]), "truth": truth(task.item)} if attack[0] == NONE else {}),
+            **(known(image) if attack[0] == NONE else {}),
             "seconds": round(watch.seconds, 2),
         }
 

@@ -39,10 +39,8 @@ from lipcore.experiments.attack_runs import (
     Settings,
     Task,
     Workers,
-    distances,
+    attacked_records,
     minutes,
-    perturbed,
-    unit,
 )
 from lipcore.experiments.coco_table import ABLATION, rows, summary
 from lipcore.experiments.packing import pack, rounded
@@ -50,7 +48,7 @@ from lipcore.experiments.records import Records
 from lipcore.metrics.coco import match
 from lipcore.paths import ROOT
 from lipcore.receptive_field import Erf
-from lipcore.results import Dataset, Stopwatch, digest, poster, results_path, write_results
+from lipcore.results import Dataset, digest, poster, results_path, write_results
 
 EXPERIMENT = "coco_attack"
 #: In the order in which an image gets them.
@@ -111,28 +109,17 @@ def find_targets(
 
 
 def attack_image(settings: CocoSettings, detector: Proposals, erf: Erf, task: Task) -> Iterator[dict[str, Any]]:
-    """One record for each attack of a task; see :func:`lipcore.experiments.attack_runs.attack_image`."""
+    """One record for each attack of a task; see :func:`lipcore.experiments.attack_runs.attacked_records`."""
     item: Any = task.item
-    image = torch.from_numpy(item.read()).permute(2, 0, 1)[None].float().to(next(detector.parameters()).device)
-    with torch.no_grad():
-        clean = detector(image)
-    instances = find_targets(settings, item, clean, _best(settings, detector, clean))
-    for attack in task.attacks:
-        watch = Stopwatch()
-        attacked = perturbed(settings, detector, erf, image, instances, attack)
-        if attacked is image:
-            responses = clean
-        else:
-            with torch.no_grad():
-                responses = detector(attacked)
-        yield {
-            **unit(task.name, attack),
-            "instances": len(instances),
-            **proposed(_best(settings, detector, responses), responses, item),
-            **distances(image, attacked),
-            **({"truth": truth(item), "baselines": baselines(item)} if attack[0] == NONE else {}),
-            "seconds": round(watch.seconds, 2),
-        }
+    yield from attacked_records(
+        settings,
+        detector,
+        erf,
+        task,
+        find=lambda clean: find_targets(settings, item, clean, _best(settings, detector, clean)),
+        keep=lambda responses: proposed(_best(settings, detector, responses), responses, item),
+        known=lambda _: {"truth": truth(item), "baselines": baselines(item)},
+    )
 
 
 def _best(settings: CocoSettings, detector: Proposals, responses: Responses) -> Detections:

@@ -165,11 +165,10 @@ def full(detector: str) -> Config:
     parts += [Part(name, POSTER_CELLS, (*JOINT, *SEPARATE), epsilons=(2.0, 1.0), images=6) for name in others]
     parts.append(Part(detector, POSTER_CELLS[1:4], (*JOINT, "lip-a"), epsilons=(2.0,), images=30))
     parts.append(Part(detector, POSTER_CELLS[4:], JOINT, epsilons=(2.0,), images=30))
-    single = POSTER_CELLS[:1]
-    parts.append(Part(detector, single, (*JOINT, *SEPARATE), epsilons=(1.0, 8.0, 16.0), images=30))
+    parts.append(Part(detector, POSTER_CELLS[:1], (*JOINT, *SEPARATE), epsilons=(1.0, 8.0, 16.0), images=30))
     for name in others:
-        parts.append(Part(name, single, (*SEPARATE, "alone"), images=30))
-        parts.append(Part(name, single, (*JOINT, *SEPARATE), epsilons=(2.0, 1.0), images=30))
+        parts.append(Part(name, POSTER_CELLS[:1], (*SEPARATE, "alone"), images=30))
+        parts.append(Part(name, POSTER_CELLS[:1], (*JOINT, *SEPARATE), epsilons=(2.0, 1.0), images=30))
     return Config(parts=tuple(dict.fromkeys(parts)))
 
 
