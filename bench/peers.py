@@ -18,10 +18,8 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import foolbox
@@ -33,46 +31,17 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lipcore.attacks.fgsm import Attack, Update
+from lipcore.attacks.fgsm import Attack, Update, update_rule
 from lipcore.attacks.gradients import loss
 from lipcore.attacks.targets import Instance, Matching, find_instances
-from lipcore.datasets.synthetic import Crowd
 from lipcore.detectors import Detector, load_detector
+from lipcore.experiments.lip_peers import EXPERIMENT, KEY, PASSES, PROFILES, Config, fingerprint_of, summarise
 from lipcore.experiments.records import Records
-from lipcore.experiments.steps import machine
+from lipcore.experiments.steps import MODES, Case, machine
 from lipcore.images import quantise
-from lipcore.metrics.intervals import share
 from lipcore.metrics.success import attack_success, found
 from lipcore.receptive_field import Extent, erf_of
-from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
-
-EXPERIMENT = "lip_peers"
-KEY = ("config", "attack", "image")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is compared.
-
-    Attributes:
-        detector: its name.
-        images: crowds of faces on photographs; seeds 0, 1, ...
-        crowd: how they are drawn.
-        epsilon, alpha, steps: of every attack, in units of 0..255.
-        tau, iou: when a face counts as found.
-    """
-
-    detector: str = "centerface"
-    images: int = 6
-    crowd: Crowd = field(default_factory=Crowd)
-    epsilon: float = 8.0
-    alpha: float = 1.0
-    steps: int = 10
-    tau: float = 0.5
-    iou: float = 0.5
-
-
-PROFILES = {"quick": Config(images=1, crowd=Crowd(height=240, width=320, faces=(3, 4)), steps=10), "full": Config()}
+from lipcore.results import Stopwatch, results_path
 
 
 class Faces(nn.Module):
@@ -114,59 +83,72 @@ class FoolboxPGD(foolbox.attacks.LinfPGD):
         return lambda inputs: -model(inputs)[:, 1].sum()
 
 
-def by_torchattacks(config: Config, model: Faces, image: Tensor) -> Tensor:
+def by_torchattacks(update: Update, model: Faces, image: Tensor) -> Tensor:
     """``torchattacks.PGD``, untargeted, label 1."""
-    unit = {"eps": config.epsilon / 255, "alpha": config.alpha / 255}
-    attack = torchattacks.PGD(model, **unit, steps=config.steps, random_start=False)
+    unit = {"eps": update.epsilon / 255, "alpha": update.alpha / 255}
+    attack = torchattacks.PGD(model, **unit, steps=update.steps, random_start=False)
     attacked: Tensor = attack(image / 255, torch.ones(1, dtype=torch.long)) * 255
     return attacked
 
 
-def by_foolbox(config: Config, model: Faces, image: Tensor) -> Tensor:
+def by_foolbox(update: Update, model: Faces, image: Tensor) -> Tensor:
     """``foolbox.attacks.LinfPGD``."""
-    attack = FoolboxPGD(abs_stepsize=config.alpha / 255, steps=config.steps, random_start=False)
+    attack = FoolboxPGD(abs_stepsize=update.alpha / 255, steps=update.steps, random_start=False)
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=image.device)
-    raw: Tensor = attack.run(wrapped, image / 255, torch.ones(1, dtype=torch.long), epsilon=config.epsilon / 255)
+    raw: Tensor = attack.run(wrapped, image / 255, torch.ones(1, dtype=torch.long), epsilon=update.epsilon / 255)
     return raw * 255
 
 
-def by_art(config: Config, model: Faces, image: Tensor) -> Tensor:
+def by_art(update: Update, model: Faces, image: Tensor) -> Tensor:
     """``art.attacks.evasion.ProjectedGradientDescent``."""
     wrapped = PyTorchClassifier(
         model, loss=FacesLoss(), input_shape=tuple(image.shape[1:]), nb_classes=2, clip_values=(0, 1), device_type="cpu"
     )
-    unit = {"eps": config.epsilon / 255, "eps_step": config.alpha / 255}
-    attack = ProjectedGradientDescent(wrapped, **unit, max_iter=config.steps, num_random_init=0, verbose=False)
+    unit = {"eps": update.epsilon / 255, "eps_step": update.alpha / 255}
+    attack = ProjectedGradientDescent(wrapped, **unit, max_iter=update.steps, num_random_init=0, verbose=False)
     made = attack.generate((image / 255).numpy(), y=np.array([[0.0, 1.0]], dtype=np.float32))
     return torch.from_numpy(made) * 255
 
 
 #: label -> distribution, and the attack; ours have none and are presets.
-PEERS: dict[str, tuple[str, Callable[[Config, Faces, Tensor], Tensor]]] = {
+PEERS: dict[str, tuple[str, Callable[[Update, Faces, Tensor], Tensor]]] = {
     "torchattacks PGD": ("torchattacks", by_torchattacks),
     "foolbox LinfPGD": ("foolbox", by_foolbox),
     "ART PGD": ("adversarial-robustness-toolbox", by_art),
 }
 OURS = {"lipcore IMP-I": "imp-i", "lipcore LIP-A": "lip-a"}
+ATTACKS = (PASSES, *PEERS, *OURS)
 
 
-def attacked_by(name: str, config: Config, detector: Detector, image: Tensor, instances: list[Instance]) -> Tensor:
-    """The image (1, 3, H, W) in 0..255 that one attack makes."""
+def attacked_by(name: str, update: Update, detector: Detector, image: Tensor, instances: list[Instance]) -> Tensor:
+    """The image (1, 3, H, W) in 0..255 that one attack makes; of the passes alone, the image as it is."""
     if name in PEERS:
-        return PEERS[name][1](config, Faces(detector, image, instances), image)
-    update = Update(name="i-fgsm", epsilon=config.epsilon, alpha=config.alpha, steps=config.steps)
+        return PEERS[name][1](update, Faces(detector, image, instances), image)
+    if name == PASSES:
+        for _ in range(update.steps):
+            MODES["raw"].step(Case(detector, image, [], []))
+        return image
     return Attack(OURS[name], update, Matching(), Extent())(detector, image, instances=instances).image
+
+
+def package_of(name: str) -> str:
+    """The distribution that an attack comes from."""
+    return PEERS[name][0] if name in PEERS else "torch" if name == PASSES else "lipcore"
 
 
 def run(config: Config, records_path: Path) -> Records:
     """Attacks every image with every attack, the attacks in turn; what is recorded is not done again."""
     records = Records(records_path, KEY)
     detector = load_detector(config.detector)
-    fingerprint = digest([config, detector.weights_sha256])
+    fingerprint = fingerprint_of(config, detector)
     ready = False
     for seed in tqdm(range(config.images), desc=EXPERIMENT, unit="image", disable=None):
-        unit = {"config": fingerprint, "image": seed}
-        wanted = [name for name in (*PEERS, *OURS) if not records.has({**unit, "attack": name})]
+        units = [
+            {"config": fingerprint, "image": seed, "epsilon": epsilon, "attack": name}
+            for epsilon in config.epsilons
+            for name in ATTACKS
+        ]
+        wanted = [unit for unit in units if not records.has(unit)]
         if not wanted:
             continue
         scene = config.crowd.draw(seed)
@@ -178,58 +160,22 @@ def run(config: Config, records_path: Path) -> Records:
             continue
         if not ready:  # neither e_i nor what the libraries load at their first attack is part of an image's time
             erf_of(detector)
-            for name in wanted:
-                attacked_by(name, Config(detector=config.detector, steps=1), detector, scene.image, instances)
+            for name in ATTACKS:
+                attacked_by(name, update_rule("i-fgsm", 1.0), detector, scene.image, instances)
             ready = True
-        for name in wanted:
+        for unit in wanted:
+            name, update = unit["attack"], update_rule("i-fgsm", unit["epsilon"])
             watch = Stopwatch()
-            made = attacked_by(name, config, detector, scene.image, instances)
+            made = attacked_by(name, update, detector, scene.image, instances)
             seconds = round(watch.seconds, 4)
             after = found(scene.boxes, detector.detect(quantise(made), config.tau)[0].boxes, config.iou)
             hits, total = attack_success(before, after)
-            record = {"attack": name, "hits": hits, "faces": total, "seconds": seconds}
+            record = {"package": package_of(name), "version": version(package_of(name))}
+            record |= {"hits": hits, "faces": total, "seconds": seconds}
             record |= {"l_inf": round(float((made - scene.image).abs().max()), 3)}
             record |= {"machine": machine(scene.image), "threads": torch.get_num_threads()}
             records.add({**unit, **record})
     return records
-
-
-def summarise(config: Config, records: Records, profile: str, path: Path | None = None) -> Path:
-    """Computes the table from the records and writes the results file."""
-    detector = load_detector(config.detector)
-    fingerprint = digest([config, detector.weights_sha256])
-    mine = [r for r in records if r["config"] == fingerprint]
-    rows, summary = [], {}
-    for name in (*PEERS, *OURS):
-        own = [r for r in mine if r["attack"] == name]
-        if not own:
-            continue
-        asr = share([r["hits"] for r in own], [r["faces"] for r in own])
-        seconds, total = median(r["seconds"] for r in own), sum(r["seconds"] for r in own)
-        package = PEERS[name][0] if name in PEERS else "lipcore"
-        row = {"detector": detector.name, "metric": "asr", "value": asr.value, "ci_low": asr.low, "ci_high": asr.high}
-        row |= {"n": asr.n, "attack": name, "package": package, "version": version(package)}
-        row |= {"faces": sum(r["faces"] for r in own), "hits": sum(r["hits"] for r in own)}
-        row |= {"seconds_per_image": seconds, "seconds_per_step": seconds / config.steps}
-        row |= {"hits_per_second": row["hits"] / total, "l_inf": max(r["l_inf"] for r in own)}
-        rows.append(row | {"threads": own[0]["threads"], "machine": own[0]["machine"]})
-        key = name.lower().replace(" ", "_").replace("-", "_")
-        summary |= {f"{key}_asr": round(100 * asr.value, 1), f"{key}_seconds": round(seconds, 2)}
-        summary[f"{key}_hits_per_second"] = round(row["hits_per_second"], 2)
-    images = {r["image"]: r["faces"] for r in mine}
-    return write_results(
-        path or results_path(EXPERIMENT, profile),
-        experiment=EXPERIMENT,
-        profile=profile,
-        config=config,
-        rows=rows,
-        reported=[],
-        summary=summary,
-        detectors=[detector],
-        dataset=Dataset("generated crowds", digest([config.crowd, config.images]), len(images), sum(images.values())),
-        seed=0,
-        seconds=sum(r["seconds"] for r in mine),
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -239,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     logging.getLogger("art").setLevel(logging.ERROR)
     config, path = PROFILES[given.profile], results_path(EXPERIMENT, given.profile)
-    print(summarise(config, run(config, path.with_suffix(".records.jsonl")), given.profile))
+    print(summarise(config, run(config, path.with_suffix(".records.jsonl")), given.profile, path))
 
 
 if __name__ == "__main__":

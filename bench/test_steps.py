@@ -1,4 +1,4 @@
-"""Time of one step against faces, pixels, batch size and threads (pytest-benchmark).
+"""Time and peak memory of one step against faces, pixels, batch size and threads (pytest-benchmark).
 
 ``make bench`` runs it, and :mod:`collect` turns what it measured into ``results/<profile>/lip_bench.json``. Sizes are
 those of the profile that the environment variable PROFILE names.
@@ -19,11 +19,11 @@ from lipcore.attacks.gradients import find_shortcut
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.detectors import Detector, load_detector
 from lipcore.experiments.lip_cost import Cell
-from lipcore.experiments.steps import MODES, Case, machine
+from lipcore.experiments.steps import MODES, Case, machine, peak_mb
 from lipcore.receptive_field import Extent, erf_of
 
 FULL = os.environ.get("PROFILE", "quick") == "full"
-DETECTORS = ("centerface", "pnet") if FULL else ("pnet",)
+DETECTORS = ("hr-mini", "centerface", "pnet") if FULL else ("pnet",)
 ROUNDS = 5 if FULL else 2
 FACES = (1, 9, 25, 64) if FULL else (1, 4)
 SIDES = (256, 512, 1024) if FULL else (128, 256)
@@ -65,9 +65,11 @@ def case(name: str, faces: int, canvas: int) -> Case:
 
 
 def measure(benchmark: BenchmarkFixture, made: Case, mode: str, **place: Any) -> None:
-    """One step, a few times; ``place`` says what varied."""
+    """One step, a few times, and once in a fresh process for its memory; ``place`` says what varied."""
     shared = {"detector": made.detector.name, "mode": mode, "machine": machine(made.image)}
-    benchmark.extra_info.update(shared | {"threads": torch.get_num_threads(), **place})
+    peak = peak_mb(made, mode, made.detector.name)
+    shared |= {"threads": torch.get_num_threads(), "peak_mb": peak and round(peak, 1)}
+    benchmark.extra_info.update(shared | place)
     benchmark.pedantic(MODES[mode].step, (made,), rounds=ROUNDS, warmup_rounds=1)
 
 

@@ -15,6 +15,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 from lipcore.attacks.targets import Support
+from lipcore.experiments.colouring import Colouring
+from lipcore.experiments.lip_peers import PASSES
 from lipcore.experiments.steps import MODES, Layer
 from lipcore.plotting import percent, show
 
@@ -62,6 +64,7 @@ def cost_table(rows: pd.DataFrame, detector: str) -> pd.DataFrame:
                 "ratio to IMP": ratio,
                 "k": _number(row["k"], 2),
                 "1.5 + 1.5 k": _number(limit, 2),
+                "colours": _number(row["colours"], 0),
                 "MB": _number(row["peak_mb"], 0),
                 "same sign (%)": _number(row["sign_agreement"], 3, 100),
                 "leak (%)": _number(row["leak"], 2, 100),
@@ -141,8 +144,37 @@ def layers_figure(image: Tensor, layers: Sequence[Layer], support: Support) -> F
     return figure
 
 
-def sweep_figure(rows: pd.DataFrame) -> Figure:
-    """Seconds of a step against faces, pixels, batch size and threads; a row of panels for each detector."""
+def colouring_figure(panels: Sequence[tuple[str, Tensor, Sequence[Support], Colouring]]) -> Figure:
+    """Instances that could share a backward pass in one colour: e_i filled, the TRF of the first colour's dashed.
+
+    Args:
+        panels: for each a title, the image (1, 3, H, W), e_i of the instances, and their colours.
+    """
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 4.5), squeeze=False)
+    palette = plt.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    for axis, (title, image, supports, coloured) in zip(axes[0], panels, strict=True):
+        show(axis, image)
+        for support, number, cone in zip(supports, coloured.colours, coloured.cones, strict=True):
+            rows, cols, colour = support.rows, support.cols, palette[number % len(palette)]
+            place = (cols.start, rows.start), cols.stop - cols.start, rows.stop - rows.start
+            axis.add_patch(Rectangle(*place, facecolor=colour, edgecolor=colour, alpha=0.45))
+            if number == 0:
+                _rectangle(axis, cone, colour, "--")
+        axis.set_title(f"{title}: {len(supports)} instances, {coloured.passes} colours", loc="left", fontsize=10)
+    return figure
+
+
+def sweep_figure(rows: pd.DataFrame, column: str = "value", label: str = "s a step") -> Figure:
+    """A step against faces, pixels, batch size and threads; a row of panels for each detector.
+
+    Args:
+        rows: of the results.
+        column: ``"value"``, the seconds, or ``"peak_mb"``.
+        label: of the vertical axes.
+    """
+    rows = rows[rows[column].notna()]
+    if rows.empty:
+        return not_measured()
     detectors, sweeps = list(dict.fromkeys(rows["detector"])), list(dict.fromkeys(rows["sweep"]))
     size = (2.6 * len(sweeps), 2.6 * len(detectors) + 0.4)
     figure, axes = plt.subplots(len(detectors), len(sweeps), figsize=size, squeeze=False)
@@ -152,31 +184,60 @@ def sweep_figure(rows: pd.DataFrame) -> Figure:
             for mode, (colour, ls) in LINES.items():
                 own = group[group["mode"] == mode].sort_values("x")
                 if not own.empty:
-                    axis.plot(own["x"], own["value"], ls, marker="o", ms=3, color=colour, label=MODES[mode].label)
-            _log(axis, "y")
+                    axis.plot(own["x"], own[column], ls, marker="o", ms=3, color=colour, label=MODES[mode].label)
+            if column == "peak_mb":
+                axis.set_ylim(bottom=0)
+            else:
+                _log(axis, "y")
             axis.set_xscale("log")
             axis.set_xticks(*_ticks(group["x"], sweep))
             axis.set_xticks([], minor=True)
             axis.set_xlabel(LABELS[sweep])
-        line[0].set_ylabel(f"{detector}: s a step")
+        line[0].set_ylabel(f"{detector}: {label}")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
+def peers_figure(rows: pd.DataFrame) -> Figure:
+    """ASR of each attack against the seconds it takes for an image; a panel an epsilon, the passes alone in grey."""
+    panels = list(rows.groupby("epsilon", sort=True))
+    figure, axes = plt.subplots(1, len(panels), figsize=(max(5, 3.4 * len(panels)), 3.6), sharey=True, squeeze=False)
+    for axis, (epsilon, group) in zip(axes[0], panels, strict=True):
+        for marker, row in zip("vosD^P*", group.to_dict("records"), strict=False):
+            if row["attack"] == PASSES:
+                axis.axvline(row["seconds_per_image"], color="#999999", ls="--", lw=1, label=PASSES)
+                continue
+            low, high = (100 * abs(row["value"] - row[name]) for name in ("ci_low", "ci_high"))
+            place = row["seconds_per_image"], 100 * row["value"]
+            axis.errorbar(*place, [[low], [high]], fmt=marker, ms=6, lw=1, label=row["attack"])
+        axis.set_xlim(left=0)
+        axis.set_ylim(0, 104)
+        axis.set_xlabel("seconds an image")
+        axis.set_title(f"epsilon {epsilon:g}", loc="left", fontsize=10)
+    axes[0, 0].set_ylabel("ASR (%)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
 def peers_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Success and time of each attack; the intervals are those of the ASR."""
-    return pd.DataFrame(
-        {
-            "attack": row["attack"],
-            "version": row["version"],
-            "ASR (%)": f"{100 * row['value']:.0f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]",
-            "faces lost": f"{row['hits']} of {row['faces']}",
-            "s an image": _number(row["seconds_per_image"], 2),
-            "s a step": _number(row["seconds_per_step"], 3),
-            "faces lost a second": _number(row["hits_per_second"], 2),
-        }
-        for row in rows.to_dict("records")
-    )
+    """Success and time of each attack at each epsilon; the intervals are those of the ASR."""
+    table = []
+    for row in rows.to_dict("records"):
+        attack = row["attack"] != PASSES
+        asr = f"{100 * row['value']:.0f} [{100 * row['ci_low']:.0f}, {100 * row['ci_high']:.0f}]"
+        table.append(
+            {
+                "epsilon": f"{row['epsilon']:g}",
+                "attack": row["attack"],
+                "version": f"{row['package']} {row['version']}",
+                "ASR (%)": asr if attack else "–",
+                "faces lost": f"{row['hits']} of {row['faces']}" if attack else "–",
+                "s an image": _number(row["seconds_per_image"], 2),
+                "s a step": _number(row["seconds_per_step"], 3),
+                "faces lost a second": _number(row["hits_per_second"], 2) if attack else "–",
+            }
+        )
+    return pd.DataFrame(table)
 
 
 def tolerance_table(rows: pd.DataFrame) -> pd.DataFrame:

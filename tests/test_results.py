@@ -23,9 +23,8 @@ import toys
 
 from lipcore import results
 from lipcore.attacks.targets import Matching
-from lipcore.detectors import load_detector
 from lipcore.errors import DataError
-from lipcore.experiments import ablations, ipi_synthetic, ipi_table, mechanism, mechanism_table, receptive_fields
+from lipcore.experiments import ipi_synthetic, ipi_table
 from lipcore.experiments.records import Records
 from lipcore.receptive_field import Extent
 from lipcore.results import (
@@ -346,87 +345,13 @@ class TestKilledForReal:
         assert killed.read_bytes() == before, "a finished run does nothing"
 
 
-def config_from(document: dict[str, Any]) -> ipi_synthetic.Config:
-    """The frozen configuration that a results file holds as JSON."""
-    fields = dict(document["config"])
-    fields["parts"] = tuple(
-        ipi_synthetic.Part(
-            part["detector"],
-            tuple(tuple(cell) for cell in part["cells"]),
-            tuple(part["perturbations"]),
-            tuple(part["epsilons"]),
-            part["images"],
-        )
-        for part in fields["parts"]
-    )
-    fields["matching"] = ipi_synthetic.Matching(**fields["matching"])
-    fields["extent"] = Extent(**fields["extent"])
-    return ipi_synthetic.Config(**fields)
-
-
-def test_a_configuration_comes_back_from_its_results_file() -> None:
-    config = ipi_synthetic.full("centerface")
-    assert config_from({"config": json.loads(json.dumps(plain(config)))}) == config
-
-
-def ipi_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    return ipi_table.summarise(config_from(document), Records(records, ipi_synthetic.KEY), "full", path)
-
-
-def mechanism_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    config, detector = mechanism.config_for("full"), load_detector(document["config"]["detector"])
-    used = mechanism.current(config, detector, Records(records, mechanism.KEY))
-    return mechanism_table.summarise(config, detector, used, "full", path)
-
-
-def ablations_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    config = ablations.Config(**document["config"])
-    detectors = {name: load_detector(name) for name in config.images}
-    return ablations.summarise(config, detectors, Records(records, ablations.KEY), "full", path)
-
-
-AGAIN = {"ipi_synthetic": ipi_again, "mechanism": mechanism_again, "ablations": ablations_again}
-FULL = results.ROOT / "results" / "full"
-
-
-@pytest.mark.parametrize("experiment", AGAIN)
-def test_a_committed_table_follows_from_its_records(experiment: str, tmp_path: Path) -> None:
-    """Rows and scalars for prose are computed again, on this machine, from the records beside them."""
-    if not (FULL / f"{experiment}.json").is_file():
-        pytest.skip(f"no full run of {experiment} is committed")
-    document = read_results(FULL / f"{experiment}.json")
-    records = tmp_path / "copy.records.jsonl"
-    records.write_bytes((FULL / f"{experiment}.records.jsonl").read_bytes())
-    again = read_results(AGAIN[experiment](document, records, tmp_path / "again.json"))
-    assert len(again["rows"]) == len(document["rows"]) > 0
-    for new, old in zip([*again["rows"], again["summary"]], [*document["rows"], document["summary"]], strict=True):
-        assert new.keys() == old.keys()
-        for key, value in new.items():
-            same = value == old[key] or (isinstance(value, float) and math.isclose(value, old[key], rel_tol=1e-9))
-            assert same, f"{key} of {new if len(new) < 30 else experiment}"
-
-
-def test_the_committed_receptive_fields_give_their_scalars() -> None:
-    """They have no records; P-Net's, which take a second, are measured again."""
-    if not (FULL / "receptive_fields.json").is_file():
-        pytest.skip("no full run of the receptive fields is committed")
-    document = read_results(FULL / "receptive_fields.json")
-    assert receptive_fields.summary(document["rows"]) == document["summary"]
-    fields = receptive_fields.fields_of(load_detector("pnet"), document["config"]["images"])
-    stored = receptive_fields.by_detector(document["rows"])["pnet"]["face"]
-    assert fields.trf["face"] == stored["trf"]
-    assert fields.middle.fit.r2 == pytest.approx(stored["r2"], abs=1e-3)
-    for mass, side in fields.middle.sides.items():
-        assert side == pytest.approx(stored[f"side_{round(100 * mass)}"], abs=1)
-
-
-def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows or records without what differs from run to run."""
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
-
-
 def test_a_line_is_one_json_object(tmp_path: Path) -> None:
     records = Records(tmp_path / "a.jsonl", ("image",))
     records.add({"image": 1, "text": "two\nlines"})
     (line,) = (tmp_path / "a.jsonl").read_text().splitlines()
     assert json.loads(line)["text"] == "two\nlines"
+
+
+def without_seconds(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows or records without what differs from run to run."""
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]

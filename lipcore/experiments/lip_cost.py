@@ -4,13 +4,13 @@ Run by itself, it measures what is missing and writes ``results/<profile>/lip_co
 
     python -m lipcore.experiments.lip_cost --profile full
 
-Only an idle machine gives times worth keeping; ``--only memory`` does what does not need one.
+Only an idle machine gives times worth keeping; ``--only memory`` and ``--only passes`` do what does not need one.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from tqdm import tqdm
 
 from lipcore.attacks.gradients import EXACT, find_shortcut
 from lipcore.attacks.perturbation import preset
+from lipcore.attacks.rules import UnsupportedOperation
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.datasets.synthetic import EVALUATION_FACES, MID_GREY, calibration_images, paste
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import DataError, LipcoreError, UnknownName
+from lipcore.experiments.colouring import colour
 from lipcore.experiments.lip_cost_table import rows_of, summary_of
 from lipcore.experiments.records import Records
 from lipcore.experiments.steps import MODES, Case, agreement, machine, peak_mb, seconds_of, share_of
@@ -33,7 +35,7 @@ from lipcore.results import Dataset, digest, results_path, write_results
 
 EXPERIMENT = "lip_cost"
 KEY = ("config", "detector", "faces", "canvas", "distance", "perturbation", "mode", "measured")
-MEASURED = ("time", "memory")
+MEASURED = ("time", "memory", "passes")
 FACES = (1, 9, 25, 64, 225)
 
 
@@ -133,7 +135,7 @@ def full(detector: str) -> Config:
     parts = [Part(detector, (*spread, poster), 64)]
     parts += [Part("pnet", (*spread, poster), 225)] if detector != "pnet" else []
     parts += [Part("hr-mini", (*spread, poster), 9, optional=True)] if detector != "hr-mini" else []
-    return Config(parts=tuple(parts))
+    return Config(parts=tuple(replace(part, weighed=("raw", *part.weighed)) for part in parts))
 
 
 PROFILES = {"quick": quick, "full": full}
@@ -170,7 +172,7 @@ def run(
         config: what to measure.
         records_path: one line for each mode of each cell; what is there is not measured again.
         device: where the detectors run.
-        only: ``"time"``, ``"memory"`` or both.
+        only: of :data:`MEASURED`.
         detector: only this one's parts; "" for all.
 
     Raises:
@@ -186,8 +188,8 @@ def run(
             place = {"machine": machine(image), "threads": torch.get_num_threads()}
             wanted = {
                 kind: [m for m in modes if not records.has({**unit, "mode": m, "measured": kind})]
-                for kind, modes in (("time", part.modes), ("memory", part.weighed))
-                if kind in only and (kind == "time" or cell.faces in part.memory)
+                for kind, modes in (("time", part.modes), ("memory", part.weighed), ("passes", ("colouring",)))
+                if kind in only and (kind != "memory" or cell.faces in part.memory)
             }
             if not any(wanted.values()):
                 continue
@@ -199,9 +201,8 @@ def run(
             case = case_of(config, part, model, image, erf)
             shared = {**unit, **place, "instances": len(case.targets)}
             for kind, modes in wanted.items():
-                modes = [m for m in modes if case.targets or not MODES[m].separate]
-                measured = _times(config, part, case, modes) if kind == "time" else _memory(part, case, modes)
-                for record in measured:
+                modes = [m for m in modes if case.targets or not (kind == "passes" or MODES[m].separate)]
+                for record in _measured(config, part, case, kind, modes):
                     records.add({**shared, "measured": kind, **record})
     return records
 
@@ -230,6 +231,13 @@ def case_of(config: Config, part: Part, detector: Detector, image: Tensor, erf: 
     if not targets or "tolerance" not in part.modes:
         return plain
     return replace(plain, shortcut=find_shortcut(detector, image, targets, supports, config.tolerance))
+
+
+def _measured(config: Config, part: Part, case: Case, kind: str, modes: Sequence[str]) -> Iterable[dict[str, Any]]:
+    """The records of one kind for one cell."""
+    if kind == "time":
+        return _times(config, part, case, modes)
+    return _memory(part, case, modes) if kind == "memory" else _passes(case, modes)
 
 
 def _times(config: Config, part: Part, case: Case, modes: Sequence[str]) -> list[dict[str, Any]]:
@@ -280,6 +288,17 @@ def _memory(part: Part, case: Case, modes: Sequence[str]) -> Iterator[dict[str, 
     for mode in modes:
         peak = peak_mb(case.first(2) if mode == "naive" else case, mode, part.detector)
         yield {"mode": mode, "peak_mb": peak and round(peak, 1)}
+
+
+def _passes(case: Case, modes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Whole backward passes that a step would take if instances that cannot disturb one another shared them."""
+    for mode in modes:
+        try:
+            coloured = colour(case)
+        except UnsupportedOperation:
+            yield {"mode": mode, "passes": None, "conflicts": None}
+        else:
+            yield {"mode": mode, "passes": coloured.passes, "conflicts": coloured.conflicts}
 
 
 def summarise(config: Config, records: Records, profile: str, path: Path | None = None, *, device: str = "cpu") -> Path:
@@ -335,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--profile", default="quick", choices=PROFILES)
     parser.add_argument("--detector", default="", help="only this one of the profile's detectors")
-    parser.add_argument("--only", choices=MEASURED, help="time needs an idle machine, memory does not")
+    parser.add_argument("--only", choices=MEASURED, help="time needs an idle machine, the others do not")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="torch's own choice by default")
     parser.add_argument("--again", action="store_true", help="forget what was measured before")

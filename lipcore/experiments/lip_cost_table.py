@@ -43,13 +43,17 @@ def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     ``seconds_per_step`` is a median. Of a naive loop with ``passes`` fewer than ``instances``, it is the forward pass
     and the passes timed, scaled to all instances: ``scaled`` says so. ``model_ratio`` is the cost model's guess,
     (F + k B) / (F + B) with F and B of IMP's own forward and backward pass and k the mean over the convolutions.
+    ``colours`` are the whole backward passes that instances which cannot disturb one another would share, and
+    ``coloured_ratio`` what they would cost by the same model, (F + colours B) / (F + B).
     """
     found = list(records)
     peaks = {(*(r[c] for c in CELL), r["mode"]): r["peak_mb"] for r in found if r["measured"] == "memory"}
+    colours = {tuple(r[c] for c in CELL): r["passes"] for r in found if r["measured"] == "passes"}
     rows = []
     for r in found:
         if r["measured"] != "time":
             continue
+        colour = colours.get(tuple(r[c] for c in CELL)) if r["mode"] == "exact" else None
         forward, imp = float(np.median(r["forward_seconds"])), float(np.median(r["imp_seconds"]))
         passes = r.get("passes", r["instances"])
         taken = r["seconds"]
@@ -69,6 +73,10 @@ def rows_of(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             | {name: r.get(name) for name in ("sign_agreement", "leak", "compared", "against", "stride", "margin")}
             | {"k": r.get("k"), "k_mean": k}
             | {"model_ratio": None if k is None else (forward + k * (imp - forward)) / imp}
+            | {
+                "colours": colour,
+                "coloured_ratio": None if colour is None else (forward + colour * (imp - forward)) / imp,
+            }
             | {"passes": passes, "scaled": passes != r["instances"], "threads": r["threads"], "machine": r["machine"]}
         )
     return rows
@@ -96,6 +104,8 @@ def summary_of(
         summary[f"{prefix}k"] = _rounded(at.get("exact", {}).get("k"))
         leaks = [r["leak"] for r in own if r["mode"] == "tolerance"]
         summary[f"{prefix}leak"] = round(100 * max(leaks), 2) if leaks else None
+        for key, column in ((f"colours_{MANY}", "colours"), (f"coloured_ratio_{MANY}", "coloured_ratio")):
+            summary[f"{prefix}{key}"] = next((_rounded(r[column]) for r in exact if r["faces"] == MANY), None)
         signs = [r["sign_agreement"] for r in exact]
         summary[f"{prefix}agreement"] = round(100 * min(signs), 3) if signs else None
         raw = at.get("raw", {}).get("ratio_to_imp")
