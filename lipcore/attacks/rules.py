@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcore.attacks.windows import FAR, Boxes, Ints, Windows, map_like, margins, overlap
+from lipcore.attacks.windows import FAR, Boxes, Ints, Windows, blank, map_like, margins, overlap
 from lipcore.errors import LipcoreError
 
 #: A node of torch's autograd graph.
@@ -94,15 +94,17 @@ class Elementwise(Rule):
         return self._slope
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
-        """The gradient times the slope; zero outside the map."""
+        """The gradient times the slope; zero outside the map. In place where it may be: fresh memory is slow."""
         g = out.trimmed(keep)
         height, width = (int(s) for s in g.size)
-        values = map_like(g.values, len(g.values), height, width, zeros=bool(g.hangs(self.size).any()))
-        start = np.zeros(2, np.int64)
+        values = g.values if g.own else map_like(g.values, len(g.values), height, width, zeros=False)
+        hangs, start = g.hangs(self.size), np.zeros(2, np.int64)
         for i in range(len(values)):
             mine, (rows, cols) = overlap(g.origin[i], g.size, start, self.size)
             self.fill(values[i : i + 1, :, *mine], g.values[i : i + 1, :, *mine], (rows, cols))
-        return Windows(values, g.origin, clean=True)
+            if hangs[i]:
+                blank(values[i], mine)
+        return Windows(values, g.origin, clean=True, own=True)
 
     def fill(self, into: Tensor, gradient: Tensor, where: tuple[slice, slice]) -> None:
         """Writes one window's gradient."""
@@ -127,7 +129,7 @@ class Scaled(Rule):
         if node._saved_training:
             raise UnsupportedOperation("batch norm in training mode couples all images; call detector.freeze()")
         gain = node._saved_weight * torch.rsqrt(node._saved_running_var + node._saved_eps)
-        return Windows(out.values * gain[:, None, None], out.origin, out.clean)
+        return Windows(out.values * gain[:, None, None], out.origin, out.clean, own=True)
 
 
 class Sliding(Rule):
@@ -175,7 +177,7 @@ class Convolution(Sliding):
         groups = self.node._saved_groups
         if self.kernel.max() == 1 and groups == 1 and self.stride.max() == 1:
             values = (out.values.permute(0, 2, 3, 1) @ self.weight[:, :, 0, 0]).permute(0, 3, 1, 2)
-            return Windows(values, out.origin - self.padding, out.clean and not self.padding.any())
+            return Windows(values, out.origin - self.padding, out.clean and not self.padding.any(), own=True)
         first = out.origin * self.stride - self.padding
         size = (out.size - 1) * self.stride + self.reach + 1
         padding = np.minimum(np.minimum(*margins(first, size, keep)), (size - 1) // 2)
@@ -194,7 +196,7 @@ class Convolution(Sliding):
             groups,
             [True, False, False],
         )
-        return Windows(values, first + padding, clean=False).trimmed(keep)
+        return Windows(values, first + padding, clean=False, own=True).trimmed(keep)
 
 
 class Transposed(Convolution):
@@ -215,7 +217,7 @@ class Transposed(Convolution):
         count = (natural.hi - natural.lo).max(axis=0)
         values = out.placed(natural.lo * self.stride - self.padding, (count - 1) * self.stride + self.reach + 1)
         settings = (self.stride.tolist(), 0, self.dilation.tolist(), self.node._saved_groups)
-        return Windows(F.conv2d(values, self.weight, None, *settings), natural.lo, clean=False).trimmed(keep)
+        return Windows(F.conv2d(values, self.weight, None, *settings), natural.lo, clean=False, own=True).trimmed(keep)
 
 
 def convolution(node: Node, size: tuple[int, int]) -> Convolution:

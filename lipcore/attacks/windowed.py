@@ -368,15 +368,17 @@ def _extent(places: np.ndarray, origin: Ints) -> Boxes:
 
 def _merged(parts: list[Windows], keep: Boxes) -> Windows:
     """Their sum, on one window for each instance."""
-    parts = [p.trimmed(keep) for p in parts]
+    parts = sorted((p.trimmed(keep) for p in parts), key=lambda p: not p.own)
     if len(parts) == 1:
         return parts[0]
     origin = np.min([p.origin for p in parts], axis=0)
     size = (np.max([p.origin + p.size for p in parts], axis=0) - origin).max(axis=0)
     total = parts[0].placed(origin, size)
+    own = parts[0].own or total is not parts[0].values
     for part in parts[1:]:
-        total = total + part.placed(origin, size)
-    return Windows(total, origin, all(p.clean for p in parts)).trimmed(keep)
+        values = part.placed(origin, size)
+        total, own = total.add_(values) if own else total + values, True
+    return Windows(total, origin, all(p.clean for p in parts), own=True).trimmed(keep)
 
 
 def _called(node: Node, probe: Tensor) -> tuple[Tensor | None, ...]:

@@ -62,11 +62,13 @@ class Windows:
         values: (n, C, h, w).
         origin: (n, 2) y, x of each window's first place; a window may hang over the map's border.
         clean: places outside the map hold zeros.
+        own: nothing else holds these values, so they may be changed in place.
     """
 
     values: Tensor
     origin: Ints
     clean: bool
+    own: bool = False
 
     @property
     def size(self) -> Ints:
@@ -77,7 +79,7 @@ class Windows:
         """Without the rows and columns that no instance needs to ``keep``."""
         first, last = self._margins(keep)
         (top, left), (height, width) = first, self.size - last
-        return Windows(self.values[..., top:height, left:width], self.origin + first, self.clean)
+        return Windows(self.values[..., top:height, left:width], self.origin + first, self.clean, self.own)
 
     def _margins(self, keep: Boxes) -> tuple[Ints, Ints]:
         return margins(self.origin, self.size, keep)
@@ -106,11 +108,18 @@ class Windows:
         if self.clean:
             return
         for i in np.flatnonzero(self.hangs(size)):
-            (rows, cols), _ = overlap(self.origin[i], self.values.shape[-2:], np.zeros(2, np.int64), size)
-            kept = self.values[i, :, rows, cols].clone()
-            self.values[i] = 0
-            self.values[i, :, rows, cols] = kept
+            inside, _ = overlap(self.origin[i], self.size, np.zeros(2, np.int64), size)
+            blank(self.values[i], inside)
         self.clean = True
+
+
+def blank(values: Tensor, inside: tuple[slice, slice]) -> None:
+    """Zeros in (C, h, w) everywhere but ``inside``."""
+    rows, cols = inside
+    values[:, : rows.start] = 0
+    values[:, rows.stop :] = 0
+    values[..., : cols.start] = 0
+    values[..., cols.stop :] = 0
 
 
 def margins(origin: Ints, size: Ints, keep: Boxes) -> tuple[Ints, Ints]:
