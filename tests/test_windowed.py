@@ -34,7 +34,7 @@ def conv(channels: int, out: int, *args: int, **options: object) -> nn.Conv2d:
     return nn.Conv2d(channels, out, *args, **options).double().requires_grad_(False)  # type: ignore[arg-type]
 
 
-C34, C42, C43 = conv(3, 4, 3), conv(4, 2, 3, 2, 1, dilation=2), conv(4, 3, 1)
+C34, C42, C43, C44 = conv(3, 4, 3), conv(4, 2, 3, 2, 1, dilation=2), conv(4, 3, 1), conv(4, 4, 3, 1, 1)
 DEPTH = conv(4, 4, 3, 2, 1, groups=4)
 UP = nn.ConvTranspose2d(4, 3, 4, 2, 1).double().requires_grad_(False)
 NORM = nn.BatchNorm2d(4).double().eval().requires_grad_(False)
@@ -61,6 +61,8 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "pad": lambda x: C42(F.pad(C34(x), (1, 2, 3, 4))),
     "unshuffle": lambda x: C42(F.pixel_unshuffle(x[:, :, :60], 2)[:, 3:7]),
     "concatenation": lambda x: C42(torch.cat((C43(C34(x)), C34(x)[:, :1]), 1)),
+    "one gradient, two branches": lambda x: C42(F.relu(C34(x)) + torch.tanh(C34(x))),
+    "three branches meet": lambda x: (lambda y: C42(F.relu(C44(y)) + y + torch.tanh(y)))(C34(x)),
     "skip": lambda x: C42(C34(x) + 2 * F.relu(C34(x))),
     "constants": lambda x: C42(C34((x - torch.arange(3).double()[:, None, None]) / 3)),
     "flip": lambda x: C42(C34(x.flip(1))),

@@ -41,7 +41,7 @@ from lipcore.attacks.rules import (
     padding,
 )
 from lipcore.attacks.targets import Support, union, whole_image
-from lipcore.attacks.windows import Boxes, Ints, Windows, map_like, overlap
+from lipcore.attacks.windows import Boxes, Ints, Windows, around, map_like, merged, overlap
 
 #: Operations that belong to the network's body; between the logits and the first of them lies only rearrangement.
 BODY: dict[str, Callable[[Node, tuple[int, int]], Rule]] = {
@@ -241,7 +241,7 @@ class Graph:
                 parts.append(seeds[node])
             if not parts or not needed[node].filled.any():
                 continue
-            out = _merged(parts, needed[node])
+            out = merged(parts, needed[node])
             rule = self.rules[node]
             if isinstance(rule, Convolution):
                 places = len(out.values) * int(out.size.prod())
@@ -345,7 +345,7 @@ class Graph:
         for node in self.order:
             if node in seeds:
                 places = seeds[node].values.detach().ne(0).any(dim=1).cpu().numpy()
-                above[node] |= _extent(places, seeds[node].origin)
+                above[node] |= around(places, seeds[node].origin)
             if node is not self.leaf:
                 for parent in _parents(node):
                     read = self.rules[node].reads(above[node]).clip(self.sizes[parent]).cleaned()
@@ -354,31 +354,6 @@ class Graph:
         if margin < math.inf:
             boxes = {node: box & self.near(node, supports, margin) for node, box in boxes.items()}
         return {node: box.cleaned() for node, box in boxes.items()}
-
-
-def _extent(places: np.ndarray, origin: Ints) -> Boxes:
-    """The smallest rectangle around the true places of each (n, h, w) mask."""
-    lo, hi = Boxes.none(len(places)).lo, Boxes.none(len(places)).hi
-    for i, mask in enumerate(places):
-        y, x = mask.nonzero()
-        if len(y):
-            lo[i], hi[i] = origin[i] + [y.min(), x.min()], origin[i] + [y.max() + 1, x.max() + 1]
-    return Boxes(lo, hi)
-
-
-def _merged(parts: list[Windows], keep: Boxes) -> Windows:
-    """Their sum, on one window for each instance."""
-    parts = sorted((p.trimmed(keep) for p in parts), key=lambda p: not p.own)
-    if len(parts) == 1:
-        return parts[0]
-    origin = np.min([p.origin for p in parts], axis=0)
-    size = (np.max([p.origin + p.size for p in parts], axis=0) - origin).max(axis=0)
-    total = parts[0].placed(origin, size)
-    own = parts[0].own or total is not parts[0].values
-    for part in parts[1:]:
-        values = part.placed(origin, size)
-        total, own = total.add_(values) if own else total + values, True
-    return Windows(total, origin, all(p.clean for p in parts), own=True).trimmed(keep)
 
 
 def _called(node: Node, probe: Tensor) -> tuple[Tensor | None, ...]:

@@ -148,3 +148,28 @@ def map_like(values: Tensor, count: int, height: int, width: int, *, zeros: bool
     shape = (count, values.shape[1], height, width)
     room = torch.empty(shape, dtype=values.dtype, device=values.device, memory_format=torch.channels_last)
     return room.zero_() if zeros else room
+
+
+def around(places: NDArray[np.bool_], origin: Ints) -> Boxes:
+    """The smallest rectangle around the true places of each (n, h, w) mask."""
+    lo, hi = Boxes.none(len(places)).lo, Boxes.none(len(places)).hi
+    for i, mask in enumerate(places):
+        y, x = mask.nonzero()
+        if len(y):
+            lo[i], hi[i] = origin[i] + [y.min(), x.min()], origin[i] + [y.max() + 1, x.max() + 1]
+    return Boxes(lo, hi)
+
+
+def merged(parts: list[Windows], keep: Boxes) -> Windows:
+    """Their sum, on one window for each instance."""
+    parts = sorted((p.trimmed(keep) for p in parts), key=lambda p: not p.own)
+    if len(parts) == 1:
+        return parts[0]
+    origin = np.min([p.origin for p in parts], axis=0)
+    size = (np.max([p.origin + p.size for p in parts], axis=0) - origin).max(axis=0)
+    total = parts[0].placed(origin, size)
+    own = parts[0].own or total is not parts[0].values
+    for part in parts[1:]:
+        values = part.placed(origin, size)
+        total, own = total.add_(values) if own else total + values, True
+    return Windows(total, origin, all(p.clean for p in parts), own=True).trimmed(keep)
