@@ -314,7 +314,7 @@ class RPN(Proposals):
         height, width = images.shape[2:]
         if self.shorter:
             scale = min(self.shorter / min(height, width), self.longer / max(height, width))
-            height, width = int(height * scale), int(width * scale)
+            height, width = (max(1, int(side * scale)) for side in (height, width))
             x = F.interpolate(x, size=[height, width], mode="bilinear", align_corners=False)
         x = F.pad(x, (0, -width % self.PAD_TO, 0, -height % self.PAD_TO))
         return x.contiguous(memory_format=torch.channels_last), (height, width)

@@ -9,10 +9,8 @@ all perturbations of one image are done before the next image.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from lipcore.attacks.targets import Instance, Matching, find_instances
 from lipcore.detectors import Detector, Responses, load_detector
 from lipcore.experiments.benchmark import Item, fit, truth
 from lipcore.experiments.packing import pack, rounded
+from lipcore.experiments.processes import in_processes
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
 from lipcore.metrics.success import visibility
@@ -305,13 +304,9 @@ def _records_of(
         for task in todo:
             yield from attack(settings, detector, erf, task)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
-    pool = ProcessPoolExecutor(workers.jobs, context, _start, (attack, settings, workers, erf))
-    try:
-        for done in as_completed([pool.submit(_work, task) for task in todo]):
-            yield from done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    given = (attack, settings, replace(workers, threads=0), erf)
+    for done in in_processes(_work, todo, workers.jobs, start=_start, arguments=given, threads=workers.threads):
+        yield from done
 
 
 _WORKER: list[tuple[AttackImage, Settings, Detector, Erf]] = []

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +21,7 @@ from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import UnknownName
 from lipcore.experiments.ipi_table import EXPERIMENT, POSTER_CELLS, summarise
+from lipcore.experiments.processes import in_processes
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
 from lipcore.metrics.success import found, logit_drops
@@ -251,16 +250,10 @@ def _done(config: Config, todo: Sequence[Task], device: str, jobs: int) -> Itera
     if jobs == 1:
         yield from (_attack_image(config, task, device) for task in todo)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
-    pool = ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,))
-    try:
-        for future in as_completed([pool.submit(_listed, config, task, device) for task in todo]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    yield from in_processes(partial(_listed, config, device), todo, jobs)
 
 
-def _listed(config: Config, task: Task, device: str) -> list[dict[str, Any]]:
+def _listed(config: Config, device: str, task: Task) -> list[dict[str, Any]]:
     return list(_attack_image(config, task, device))
 
 

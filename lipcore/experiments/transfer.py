@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import io
-import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from lipcore.errors import DataError, LipcoreError
 from lipcore.experiments.attack_runs import NONE, Settings, Workers, detections, device_name, ordered, perturbed
 from lipcore.experiments.attack_tables import DETECTORS, Absent, Shot, all_at_hand
 from lipcore.experiments.benchmark import Item, load_items, truth
+from lipcore.experiments.processes import in_processes
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
 from lipcore.metrics.intervals import share
@@ -153,13 +152,8 @@ def _records_of(
         for task in todo:
             yield measured(settings, detectors, task)
         return
-    context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
-    pool = ProcessPoolExecutor(jobs, context, _start, (settings, workers))
-    try:
-        for done in as_completed([pool.submit(_work, task) for task in todo]):
-            yield done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    given = (settings, [replace(who, threads=0) for who in workers])
+    yield from in_processes(_work, todo, jobs, start=_start, arguments=given, threads=workers[0].threads)
 
 
 _WORKER: list[tuple[Settings, list[Detector]]] = []
