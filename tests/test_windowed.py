@@ -63,6 +63,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "concatenation": lambda x: C42(torch.cat((C43(C34(x)), C34(x)[:, :1]), 1)),
     "one gradient, two branches": lambda x: C42(F.relu(C34(x)) + torch.tanh(C34(x))),
     "three branches meet": lambda x: (lambda y: C42(F.relu(C44(y)) + y + torch.tanh(y)))(C34(x)),
+    "padded skip": lambda x: C42(F.pad(C34(x), (2, 2, 2, 2)) + C34(F.pad(x, (2, 2, 2, 2)))),
     "skip": lambda x: C42(C34(x) + 2 * F.relu(C34(x))),
     "constants": lambda x: C42(C34((x - torch.arange(3).double()[:, None, None]) / 3)),
     "flip": lambda x: C42(C34(x.flip(1))),

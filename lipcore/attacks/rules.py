@@ -334,7 +334,7 @@ class Padded(Rule):
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
         out.wipe(self.node._input_metadata[0].shape[-2:])
-        return Windows(out.values, out.origin - self.shift, clean=False)
+        return Windows(out.values, out.origin - self.shift, clean=False, own=out.own)
 
 
 class Channels(Rule):

@@ -107,7 +107,10 @@ class Windows:
         """Zeros where a window hangs over the border of a map of that ``size``."""
         if self.clean:
             return
-        for i in np.flatnonzero(self.hangs(size)):
+        hanging = np.flatnonzero(self.hangs(size))
+        if len(hanging) and not self.own:
+            self.values, self.own = self.values.clone(), True
+        for i in hanging:
             inside, _ = overlap(self.origin[i], self.size, np.zeros(2, np.int64), size)
             blank(self.values[i], inside)
         self.clean = True
