@@ -37,7 +37,7 @@ from lipcore.attacks.targets import Instance, Matching, find_instances
 from lipcore.detectors import Detector, load_detector
 from lipcore.experiments.lip_peers import EXPERIMENT, KEY, PASSES, PROFILES, Config, fingerprint_of, summarise
 from lipcore.experiments.records import Records
-from lipcore.experiments.steps import MODES, Case, machine
+from lipcore.experiments.steps import MODES, Case, machine, same_place
 from lipcore.images import quantise
 from lipcore.metrics.success import attack_success, found
 from lipcore.receptive_field import Extent, erf_of
@@ -152,6 +152,8 @@ def run(config: Config, records_path: Path) -> Records:
         if not wanted:
             continue
         scene = config.crowd.draw(seed)
+        place = {"machine": machine(scene.image), "threads": torch.get_num_threads()}
+        same_place(records, fingerprint, place)
         with torch.no_grad():
             responses = detector(scene.image)
         instances = find_instances(detector, responses, Matching(tau_attack=config.tau))
@@ -173,8 +175,7 @@ def run(config: Config, records_path: Path) -> Records:
             record = {"package": package_of(name), "version": version(package_of(name))}
             record |= {"hits": hits, "faces": total, "seconds": seconds}
             record |= {"l_inf": round(float((made - scene.image).abs().max()), 3)}
-            record |= {"machine": machine(scene.image), "threads": torch.get_num_threads()}
-            records.add({**unit, **record})
+            records.add({**unit, **record, **place})
     return records
 
 
@@ -182,10 +183,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Compares the attacks of three libraries with lipcore's."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--profile", default="quick", choices=PROFILES)
+    parser.add_argument("--again", action="store_true", help="forget what was measured before")
     given = parser.parse_args(arguments)
     logging.getLogger("art").setLevel(logging.ERROR)
     config, path = PROFILES[given.profile], results_path(EXPERIMENT, given.profile)
-    print(summarise(config, run(config, path.with_suffix(".records.jsonl")), given.profile, path))
+    kept = path.with_suffix(".records.jsonl")
+    if given.again:
+        kept.unlink(missing_ok=True)
+    print(summarise(config, run(config, kept), given.profile, path))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ THREADS = sorted({1, 2, os.cpu_count() or 1})
 #: The canvas where something else than pixels varies.
 CANVAS = 704 if FULL else 256
 TOLERANCE = 0.05
-#: Every mode that costs no more with more faces than a few IMP steps.
+#: Every mode but the naive loop, which takes minutes, and the part of a step.
 FAST = tuple(mode for mode in MODES if mode not in ("naive", "forward"))
 
 

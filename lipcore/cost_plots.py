@@ -241,12 +241,13 @@ def peers_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def tolerance_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """ASR of each detector at each tolerance, the largest leak found, and the difference from exact."""
+    """ASR of each detector at each epsilon and tolerance, the largest leak found, and the difference from exact."""
     table: dict[Any, dict[str, Any]] = {}
     for row in rows.to_dict("records"):
-        start = {"detector": row["detector"], "tolerance (%)": f"{100 * row['tolerance']:g}"}
+        start = {"detector": row["detector"], "epsilon": f"{row['epsilon']:g}"}
+        start["tolerance (%)"] = f"{100 * row['tolerance']:g}"
         start["leak (%)"] = _number(row["leak"], 2, 100)
-        entry = table.setdefault((row["detector"], row["tolerance"]), start)
+        entry = table.setdefault((row["detector"], row["epsilon"], row["tolerance"]), start)
         entry["ASR (%)" if row["metric"] == "asr" else "less exact (points)"] = percent(row)
         entry["images"] = row["n"]
     return pd.DataFrame(table.values()).fillna("–")

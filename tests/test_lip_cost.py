@@ -240,7 +240,7 @@ def test_success_with_a_tolerance_is_compared_with_exact(tmp_path: Path, monkeyp
     scene = Scene("near", toys.bright(toys.NEAR), torch.cat((corners, corners + toys.FACE), 1).float())
     monkeypatch.setattr(Grid, "draw", lambda *_: scene)
     config = lip_tolerance.Config(
-        detectors=("toys:make", "hr-mini-not"), optional=("hr-mini-not",), images=1, epsilon=30
+        detectors=("toys:make", "hr-mini-not"), optional=("hr-mini-not",), images=1, epsilons=(30.0,)
     )
     config = replace(config, grid=Grid(faces=4, distance=4, canvas=128), calibration=1, extent=CONFIG.extent)
     path = tmp_path / "lip_tolerance.records.jsonl"

@@ -25,11 +25,11 @@ from lipcore.attacks.rules import UnsupportedOperation
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.datasets.synthetic import EVALUATION_FACES, MID_GREY, calibration_images, paste
 from lipcore.detectors import Detector, load_detector
-from lipcore.errors import DataError, LipcoreError, UnknownName
+from lipcore.errors import LipcoreError, UnknownName
 from lipcore.experiments.colouring import colour
 from lipcore.experiments.lip_cost_table import rows_of, summary_of
 from lipcore.experiments.records import Records
-from lipcore.experiments.steps import MODES, Case, agreement, machine, peak_mb, seconds_of, share_of
+from lipcore.experiments.steps import MODES, Case, agreement, machine, peak_mb, same_place, seconds_of, share_of
 from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, Extent, measure_erf
 from lipcore.results import Dataset, digest, results_path, write_results
 
@@ -194,7 +194,7 @@ def run(
             if not any(wanted.values()):
                 continue
             if wanted.get("time"):
-                _same_place(records, unit["config"], place)
+                same_place((r for r in records if r["measured"] == "time"), unit["config"], place)
             if erf is None:
                 faces_side = getattr(model, "face_side", None)
                 erf = measure_erf(model, calibration_images(config.calibration, face_side=faces_side))
@@ -211,13 +211,6 @@ def _unit(config: Config, detector: Detector, part: Part, cell: Cell) -> dict[st
     fingerprint = digest([replace(config, parts=()), detector.weights_sha256, detector.extra_repr()])
     unit = {"config": fingerprint, "detector": detector.name, "faces": cell.faces, "canvas": cell.canvas}
     return unit | {"distance": cell.distance, "perturbation": part.perturbation}
-
-
-def _same_place(records: Records, fingerprint: str, place: dict[str, Any]) -> None:
-    for record in records:
-        there = {name: record[name] for name in place}
-        if record["config"] == fingerprint and record["measured"] == "time" and there != place:
-            raise DataError(f"{records.path} holds measurements of {there}, this is {place}; --again measures all anew")
 
 
 def case_of(config: Config, part: Part, detector: Detector, image: Tensor, erf: Erf) -> Case:

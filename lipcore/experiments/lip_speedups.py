@@ -36,7 +36,7 @@ from lipcore.experiments import lip_cost
 from lipcore.experiments.lip_cost import Cell, Part
 from lipcore.experiments.lip_speedups_table import rows_of, summary_of
 from lipcore.experiments.records import Records
-from lipcore.experiments.steps import MODES, Case, agreement, largest_mb, machine, peak_mb
+from lipcore.experiments.steps import MODES, Case, agreement, largest_mb, machine, peak_mb, same_place
 from lipcore.receptive_field import measure_erf
 from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
 
@@ -140,6 +140,9 @@ def run(config: Config, records_path: Path, *, only: Sequence[str] = tuple(SCOPE
         records_path: one line for each variant; what is there is not measured again.
         only: some of :data:`SCOPES`.
         detector: only this one; "" for all.
+
+    Raises:
+        DataError: times of another machine or number of threads would be mixed with this one's.
     """
     records = Records(records_path, KEY)
     chosen = replace(config.cost, parts=tuple(p for p in config.cost.parts if detector in ("", p.detector)))
@@ -150,6 +153,8 @@ def run(config: Config, records_path: Path, *, only: Sequence[str] = tuple(SCOPE
         for scope in only:
             wanted = [v for v in SCOPES[scope] if not records.has({**unit, "scope": scope, "variant": v})]
             if wanted:
+                if scope != "memory":
+                    same_place((r for r in records if r["scope"] != "memory"), unit["config"], place)
                 for record in _measured(config, part, Case(model, image, [], []), scope):
                     if record["variant"] in wanted:
                         records.add({**unit, "scope": scope, **place, **record})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, Extent, measure_erf
 from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
 
 EXPERIMENT = "lip_tolerance"
-KEY = ("config", "detector", "image", "tolerance")
+KEY = ("config", "detector", "epsilon", "image", "tolerance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,8 @@ class Config:
         grid: of faces; images are its draws 0, 1, ...
         images: how many.
         tolerances: of the attack; 0 is exact, and what the others are compared with.
-        perturbation, update, epsilon: the attack.
+        perturbation, update: the attack.
+        epsilons: of the attack, in units of 0..255.
         tau, iou: when a face counts as found.
         calibration: images that e_i is measured on.
         matching, extent: A10 to A12, and A4.
@@ -46,11 +48,11 @@ class Config:
     detectors: tuple[str, ...]
     optional: tuple[str, ...] = ("hr-mini",)
     grid: Grid = field(default_factory=lambda: Grid(faces=64, distance=40))
-    images: int = 4
+    images: int = 6
     tolerances: tuple[float, ...] = (0.0, 0.05, 0.2)
     perturbation: str = "lip-a"
     update: str = "i-fgsm"
-    epsilon: float = 2.0
+    epsilons: tuple[float, ...] = (1.0, 2.0)
     tau: float = 0.5
     iou: float = 0.5
     calibration: int = CALIBRATION_IMAGES
@@ -59,7 +61,7 @@ class Config:
 
 
 def config_for(profile: str, detector: str) -> Config:
-    """One small image in the quick profile; four of the poster's 64 faces in full, minutes on two cores.
+    """One small image in the quick profile; six of the poster's 64 faces in full, minutes on two cores.
 
     Raises:
         UnknownName: no such profile.
@@ -71,6 +73,7 @@ def config_for(profile: str, detector: str) -> Config:
             grid=Grid(faces=9, distance=40, canvas=320),
             images=1,
             tolerances=(0.0, 0.05),
+            epsilons=(2.0,),
             calibration=2,
         ),
         "full": Config(detectors=tuple(dict.fromkeys((*names, "hr-mini")))),
@@ -96,18 +99,23 @@ def run(config: Config, records_path: Path, *, device: str = "cpu") -> Records:
     records = Records(records_path, KEY)
     for _, detector in loaded(config, device):
         erf: Erf | None = None
-        for image in tqdm(range(config.images), desc=f"{EXPERIMENT}: {detector.name}", unit="image", disable=None):
-            unit = {"config": _fingerprint(config, detector), "detector": detector.name, "image": image}
+        places = list(product(config.epsilons, range(config.images)))
+        for epsilon, image in tqdm(places, desc=f"{EXPERIMENT}: {detector.name}", unit="image", disable=None):
+            unit: dict[str, Any] = {"config": _fingerprint(config, detector), "detector": detector.name}
+            unit |= {"epsilon": epsilon, "image": image}
             wanted = [t for t in config.tolerances if not records.has({**unit, "tolerance": t})]
             if wanted and erf is None:
                 side = getattr(detector, "face_side", None)
                 erf = measure_erf(detector, calibration_images(config.calibration, face_side=side))
             for tolerance in wanted:
-                records.add({**unit, "tolerance": tolerance, **_attacked(config, detector, image, tolerance, erf)})
+                made = _attacked(config, detector, epsilon, image, tolerance, erf)
+                records.add({**unit, "tolerance": tolerance, **made})
     return records
 
 
-def _attacked(config: Config, detector: Detector, image: int, tolerance: float, erf: Erf | None) -> dict[str, Any]:
+def _attacked(
+    config: Config, detector: Detector, epsilon: float, image: int, tolerance: float, erf: Erf | None
+) -> dict[str, Any]:
     """One attack on one image."""
     scene = config.grid.draw(image)
     pixels = scene.image.to(next(detector.parameters()).device)
@@ -117,7 +125,7 @@ def _attacked(config: Config, detector: Detector, image: int, tolerance: float, 
     instances = find_instances(detector, responses, config.matching)
     if not instances:
         return {"hits": 0, "faces": 0, "leak": 0.0, "stride": 0.0, "seconds": 0.0}
-    update = update_rule(config.update, config.epsilon)
+    update = update_rule(config.update, epsilon)
     attack = Attack(config.perturbation, update, config.matching, config.extent, tolerance=tolerance)
     watch = Stopwatch()
     made = attack(detector, pixels, instances=instances, erf=erf)
@@ -128,8 +136,13 @@ def _attacked(config: Config, detector: Detector, image: int, tolerance: float, 
     return record | {"seconds": round(seconds, 2)}
 
 
+def _counts(records: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+    """Faces lost and faces found before, image by image."""
+    return [r["hits"] for r in records], [r["faces"] for r in records]
+
+
 def _fingerprint(config: Config, detector: Detector) -> str:
-    alike = replace(config, detectors=(), optional=(), images=0, tolerances=())
+    alike = replace(config, detectors=(), optional=(), images=0, tolerances=(), epsilons=())
     return digest([alike, detector.weights_sha256, detector.extra_repr()])
 
 
@@ -141,17 +154,21 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
     for prefix, detector in zip(("", "control_", "third_"), detectors, strict=False):
         fingerprint = _fingerprint(config, detector)
         own = [r for r in records if r["config"] == fingerprint and r["image"] < config.images]
-        groups = {t: [r for r in own if r["tolerance"] == t] for t in config.tolerances}
-        counts = {t: ([r["hits"] for r in g], [r["faces"] for r in g]) for t, g in groups.items() if g}
-        for tolerance, pair in counts.items():
-            shared = {"detector": detector.name, "perturbation": config.perturbation, "tolerance": tolerance}
-            shared["leak"] = max(r["leak"] for r in groups[tolerance])
-            estimates = {"asr": share(*pair)}
-            if tolerance > 0 and 0.0 in counts and sum(pair[1]):
-                estimates["difference"] = difference(pair, counts[0.0], paired=True)
-                summary[f"{prefix}change_{round(100 * tolerance)}"] = round(100 * estimates["difference"].value, 1)
+        for epsilon, tolerance in product(config.epsilons, config.tolerances):
+            exact, group = (
+                [r for r in own if (r["epsilon"], r["tolerance"]) == (epsilon, t)] for t in (0.0, tolerance)
+            )
+            if not group:
+                continue
+            shared = {"detector": detector.name, "perturbation": config.perturbation, "epsilon": epsilon}
+            shared |= {"tolerance": tolerance, "leak": max(r["leak"] for r in group)}
+            estimates = {"asr": share(*_counts(group))}
+            if tolerance > 0 and exact and sum(r["faces"] for r in group):
+                estimates["difference"] = difference(_counts(group), _counts(exact), paired=True)
             for metric, e in estimates.items():
                 rows.append(shared | {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n})
+                key = f"{prefix}{'change' if metric == 'difference' else metric}"
+                summary[f"{key}_{round(100 * tolerance)}_epsilon_{epsilon:g}"] = round(100 * e.value, 1)
     faces = config.grid.faces * config.images
     return write_results(
         path or results_path(EXPERIMENT, profile),
@@ -160,7 +177,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         config=config,
         rows=rows,
         reported=[],
-        summary={"epsilon": config.epsilon, "faces": config.grid.faces, **summary},
+        summary={"images": config.images, "faces": config.grid.faces, **summary},
         detectors=detectors,
         dataset=Dataset("LFW faces on grids", digest([config.grid, config.images]), config.images, faces),
         seed=0,

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lipcore.attacks.targets import Support, union, whole_image
 from lipcore.attacks.windowed import Graph
 from lipcore.attacks.windows import Boxes
 from lipcore.detectors import Detector, load_detector
+from lipcore.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,23 @@ def machine(image: Tensor) -> str:
     names = [line.partition(":")[2] for line in info.read_text().splitlines() if line.startswith("model name")] or [""]
     name = names[0].strip() or platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
+
+
+def same_place(records: Iterable[Mapping[str, Any]], fingerprint: str, place: Mapping[str, Any]) -> None:
+    """Refuses to add times to those of another machine or number of threads.
+
+    Args:
+        records: of times.
+        fingerprint: only those of this ``config`` count.
+        place: the entries of a record that say where it was measured.
+
+    Raises:
+        DataError: what was measured where.
+    """
+    for record in records:
+        there = {name: record[name] for name in place}
+        if record["config"] == fingerprint and there != place:
+            raise DataError(f"there are times measured on {there}, this is {dict(place)}; --again measures all anew")
 
 
 def peak_mb(case: Case, mode: str, detector: str) -> float | None:
