@@ -352,16 +352,22 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--threads", type=int, default=0, help="of torch, in each process")
     parser.add_argument("--estimate", action="store_true", help="only say what is left to do")
+    parser.add_argument("--table", action="store_true", help="only write the table of what is recorded")
     given = parser.parse_args()
+    path = results_path(EXPERIMENT, given.profile)
+    records_path = path.with_suffix(".records.jsonl")
     try:
+        if given.table:
+            records = Records(records_path, KEY)
+            found = all_at_hand(given.detectors, {r["target"] for r in records}, given.device)
+            print(summarise(given.profile, list(found.values()), records, path))
+            return
         workers = [
             Workers(detector=name, device=given.device, jobs=given.jobs, threads=given.threads)
             for name in given.detectors
         ]
         detectors = [who.load() for who in workers]
         items = load_items(_dataset(given.profile), given.data)
-        path = results_path(EXPERIMENT, given.profile)
-        records_path = path.with_suffix(".records.jsonl")
         if given.estimate:
             left = minutes(Settings(), items, detectors, records_path)
             print(f"{EXPERIMENT}: about {left / given.jobs:.0f} minutes")
