@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -138,3 +139,27 @@ def test_the_committed_receptive_fields_give_their_scalars() -> None:
     assert fields.middle.fit.r2 == pytest.approx(stored["r2"], abs=1e-3)
     for mass, side in fields.middle.sides.items():
         assert side == pytest.approx(stored[f"side_{round(100 * mass)}"], abs=1)
+
+
+def test_the_benchmarks_become_records_and_a_table(root: Path, tmp_path: Path) -> None:
+    """``bench/collect.py``, on what pytest-benchmark writes; an earlier run's records are replaced."""
+    spec = importlib.util.spec_from_file_location("collect", root / "bench" / "collect.py")
+    assert spec
+    assert spec.loader
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    shared = {"detector": "pnet", "machine": "m", "threads": 1, "peak_mb": 7.0, "sweep": "faces", "instances": 1}
+    measured = tmp_path / "steps.json"
+    benchmarks = [
+        {"extra_info": shared | {"mode": mode, "x": 4}, "stats": {"data": seconds}}
+        for mode, seconds in (("raw", [1.0, 3.0, 2.0]), ("imp", [4.0]))
+    ]
+    measured.write_text(json.dumps({"benchmarks": benchmarks}))
+    path = tmp_path / "lip_bench.records.jsonl"
+    path.write_text("of an earlier run\n")
+    document = read_results(lip_bench.summarise(bench.collect(measured, path), "full", tmp_path / "lip_bench.json"))
+    assert [(r["mode"], r["value"], r["n"], r["peak_mb"]) for r in document["rows"]] == [
+        ("raw", 2.0, 3, 7.0),
+        ("imp", 4.0, 1, 7.0),
+    ]
+    assert document["provenance"]["seconds"] == 10

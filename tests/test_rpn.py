@@ -393,6 +393,12 @@ def test_anchors_and_their_names(detectors: dict[str, RPN], monkeypatch: pytest.
     assert twice.centres[3].tolist() == [2, 0]  # in the image's own pixels
 
 
+def test_a_sliver_keeps_a_row(detectors: dict[str, RPN], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detectors["published"], "longer", 64)
+    _, size = detectors["published"].prepare(torch.zeros(1, 3, 2, 256))
+    assert size == (1, 64)
+
+
 def test_published_sizes() -> None:
     """800 px for the shorter side, at most 1333 for the longer."""
     for (height, width), wanted in {

@@ -131,6 +131,22 @@ def test_the_table_is_written(
     plt.close(figure)
 
 
+def test_the_command_line_makes_the_table_alone(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(transfer, "Settings", lambda: SETTINGS)
+    monkeypatch.setattr(transfer, "run", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(transfer, "load_items", lambda *_: pytest.fail("images looked for"))
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    kept = tmp_path / "transfer.records.jsonl"
+    kept.write_bytes(records.path.read_bytes())
+    monkeypatch.setattr("sys.argv", ["transfer", "--profile", "quick", "--detectors", "toys:make", "--table"])
+    transfer.main()
+    assert capsys.readouterr().out.strip() == str(tmp_path / "transfer.json")
+    assert len(read_results(tmp_path / "transfer.json")["rows"]) == 2 * 3 * 5
+    assert kept.read_bytes() == records.path.read_bytes()
+
+
 def test_a_detector_without_weights_is_in_the_table_by_its_records(
     records: Records, detectors: list[toys.Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
