@@ -41,7 +41,8 @@ class Records:
                 unit = self.unit(record)
                 twice = unit in self._records
             except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"line {number} of {self.path} is damaged: {error!r}") from error
+                message = f"line {number} of {self.path} is damaged, or of an older version: {error!r}"
+                raise DataError(f"{message}. Move the file away to measure anew") from error
             if twice:
                 raise DataError(f"line {number} of {self.path} records a unit for the second time: {unit}")
             self._records[unit] = record
