@@ -32,13 +32,12 @@ LINES = {
 #: What :mod:`lipcore.experiments.lip_speedups` measured, in the order of its table.
 SPEEDUPS = {
     ("step", "contiguous"): "forward and backward, contiguous",
-    ("step", "channels-last"): "forward and backward, channels last",
     ("step", "compiled"): "forward and backward, torch.compile",
     ("process", "allocator"): "IMP, the process keeps its memory",
     ("forward", "inference-mode"): "forward alone, inference mode",
     ("forward", "contiguous"): "forward alone, contiguous",
-    ("forward", "channels-last"): "forward alone, channels last",
     ("forward", "compiled"): "forward alone, torch.compile",
+    **{("batch", f"2^{power} pixels"): f"LIP, batches of 2^{power} pixels" for power in (14, 16, 20, 22)},
     ("overhead", "imp"): "IMP over raw forward and backward",
     ("quiet", "imp"): "the same, the process keeps its memory",
 }

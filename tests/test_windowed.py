@@ -134,7 +134,7 @@ def test_an_odd_size_and_a_pyramid() -> None:
     assert agreement(pyramid, image, Extent(rule="fixed", value=70)) >= 0.999
 
 
-def test_a_large_image_is_taken_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_instances_are_taken_in_batches() -> None:
     image, detector = toys.bright(toys.FAR), toys.Toy()
     responses = detector(image)
     targets = [i.targets for i in find_instances(detector, responses, Matching())]
@@ -142,11 +142,10 @@ def test_a_large_image_is_taken_in_smaller_batches(monkeypatch: pytest.MonkeyPat
     assert len(targets) == len(supports)
 
     def batches(most: int) -> tuple[int, Tensor]:
-        monkeypatch.setattr(windowed, "MOST", most)
         leaf = image.clone().requires_grad_()
         graph = Graph(detector(leaf).logits[0], leaf)
         with torch.no_grad():
-            return len(list(graph._chunks(supports, windowed.SHARE))), graph.cropped_sum(targets, supports)
+            return len(list(graph._chunks(supports, most))), graph.cropped_sum(targets, supports, batch=most)
 
     (one, whole), (several, parts) = batches(64 * 64), batches(24 * 24)
     assert (one, several) == (1, 4)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcore.attacks.windows import FAR, Boxes, Ints, Windows, blank, map_like, margins, overlap
+from lipcore.attacks.windows import FAR, Boxes, Ints, Windows, margins
 from lipcore.errors import LipcoreError
 
 #: A node of torch's autograd graph.
@@ -86,38 +86,58 @@ class Elementwise(Rule):
 
     @property
     def slope(self) -> Tensor:
-        """(C, H, W)."""
+        """(1, C, H, W)."""
         if self._slope is None:
             made = self.node._input_metadata[0]
-            slope = self.node(torch.ones(tuple(made.shape), dtype=made.dtype, device=made.device))
-            self._slope = (slope[0] if isinstance(slope, tuple) else slope)[0]
+            ones = torch.ones(tuple(made.shape), dtype=made.dtype, device=made.device)
+            sent = self.node(ones.contiguous(memory_format=torch.channels_last))
+            self._slope = sent[0] if isinstance(sent, tuple) else sent
         return self._slope
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
-        """The gradient times the slope; zero outside the map. In place where it may be: fresh memory is slow."""
+        """The gradient times the slope, in place where it may be: fresh memory is slow."""
         g = out.trimmed(keep)
-        height, width = (int(s) for s in g.size)
-        values = g.values if g.own else map_like(g.values, len(g.values), height, width, zeros=False)
-        hangs, start = g.hangs(self.size), np.zeros(2, np.int64)
-        for i in range(len(values)):
-            mine, (rows, cols) = overlap(g.origin[i], g.size, start, self.size)
-            self.fill(values[i : i + 1, :, *mine], g.values[i : i + 1, :, *mine], (rows, cols))
-            if hangs[i]:
-                blank(values[i], mine)
-        return Windows(values, g.origin, clean=True, own=True)
+        values = g.values if g.own else torch.empty_like(g.values)
+        for part, there in g.beside(self.beside):
+            self.fill(values[part], g.values[part], there)
+        return Windows(values, g.origin, clean=g.clean and g.own, own=True)
 
-    def fill(self, into: Tensor, gradient: Tensor, where: tuple[slice, slice]) -> None:
-        """Writes one window's gradient."""
-        torch.mul(gradient, self.slope[None, :, *where], out=into)
+    @property
+    def beside(self) -> Tensor:
+        """The map that a gradient is multiplied with, (1, C, H, W)."""
+        return self.slope
+
+    def fill(self, into: Tensor, gradient: Tensor, there: Tensor) -> None:
+        """Writes the result on some windows; ``there`` is :attr:`beside` on them."""
+        torch.mul(gradient, there, out=into)
 
 
 class Relu(Elementwise):
     """The same, with the saved result in place of a map of slopes."""
 
-    def fill(self, into: Tensor, gradient: Tensor, where: tuple[slice, slice]) -> None:
-        """Writes one window's gradient."""
-        saved = self.node._saved_result[:, :, *where]
-        torch.ops.aten.threshold_backward.grad_input(gradient, saved, 0, grad_input=into)
+    @property
+    def beside(self) -> Tensor:
+        """What the operation gave, (1, C, H, W)."""
+        saved: Tensor = self.node._saved_result
+        return saved
+
+    def fill(self, into: Tensor, gradient: Tensor, there: Tensor) -> None:
+        """See :class:`Elementwise`."""
+        torch.ops.aten.threshold_backward.grad_input(gradient, there, 0, grad_input=into)
+
+
+class Prelu(Elementwise):
+    """The same, with the saved input in place of a map of slopes."""
+
+    @property
+    def beside(self) -> Tensor:
+        """What the operation got, (1, C, H, W)."""
+        saved: Tensor = self.node._saved_self
+        return saved
+
+    def fill(self, into: Tensor, gradient: Tensor, there: Tensor) -> None:
+        """See :class:`Elementwise`."""
+        torch.mul(gradient, torch.where(there > 0, 1, self.node._saved_weight), out=into)
 
 
 class Scaled(Rule):
@@ -234,18 +254,16 @@ class MaxPool(Sliding):
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
-        winner: Tensor = self.node._saved_result1[0]  # flat index into the input map
+        out.wipe(self.node._input_metadata[0].shape[-2:])
         first = out.origin * self.stride - self.padding
         height, width = (int(s) for s in (out.size - 1) * self.stride + self.reach + 1)
+        winner = out.cut(self.node._saved_result1)  # flat index into the input map
+        top, left = torch.as_tensor(first, device=winner.device)[:, :, None, None, None].unbind(1)
+        place = (winner // self.size[1] - top) * width + winner % self.size[1] - left
+        place.clamp_(0, height * width - 1)  # beyond the border of the map, where the gradient is zero
         count, channels = out.values.shape[:2]
         values = out.values.new_zeros(count, channels, height * width)
-        start = np.zeros(2, np.int64)
-        for i in range(count):
-            mine, (rows, cols) = overlap(out.origin[i], out.size, start, winner.shape[1:])
-            index = winner[:, rows, cols]
-            y, x = index // self.size[1] - int(first[i, 0]), index % self.size[1] - int(first[i, 1])
-            own = out.values[i][:, *mine].reshape(channels, -1)
-            values[i].scatter_add_(1, (y * width + x).reshape(channels, -1), own)
+        values.scatter_add_(2, place.flatten(2), out.values.flatten(2))
         return Windows(values.view(count, channels, height, width), first, clean=True).trimmed(keep)
 
 
@@ -294,6 +312,7 @@ class Resize(Rule):
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
+        out.wipe(self.node._input_metadata[0].shape[-2:])
         low, high = keep.cleaned().lo, keep.cleaned().hi
         first = np.where(keep.filled[:, None], low, 0)
         size = np.where(keep.filled[:, None], high - low, 1).max(axis=0)

@@ -30,6 +30,7 @@ from lipcore.attacks.rules import (
     MaxPool,
     Node,
     Pixelwise,
+    Prelu,
     Relu,
     Resize,
     Rule,
@@ -46,6 +47,7 @@ from lipcore.attacks.windows import Boxes, Ints, Windows, around, map_like, merg
 #: Operations that belong to the network's body; between the logits and the first of them lies only rearrangement.
 BODY: dict[str, Callable[[Node, tuple[int, int]], Rule]] = {
     "ConvolutionBackward0": convolution,
+    "PreluKernelBackward0": Prelu,
     "ReluBackward0": Relu,
     "NativeBatchNormBackward0": Scaled,
     "MaxPool2DWithIndicesBackward0": MaxPool,
@@ -56,7 +58,7 @@ BODY: dict[str, Callable[[Node, tuple[int, int]], Rule]] = {
     "ConstantPadNdBackward0": padding,
     **{
         f"{name}Backward{version}": Elementwise
-        for name in ("LeakyRelu", "PreluKernel", "Hardtanh", "Hardswish", "Elu", "Silu", "Gelu", "Tanh", "Sigmoid")
+        for name in ("LeakyRelu", "Hardtanh", "Hardswish", "Elu", "Silu", "Gelu", "Tanh", "Sigmoid")
         for version in (0, 1)
     },
 }
@@ -67,10 +69,11 @@ RULES: dict[str, Callable[[Node, tuple[int, int]], Rule]] = BODY | {
         for name in ("Add", "Sub", "Mul", "Div", "Neg", "Flip", "Cat", "Alias", "Clone", "ToCopy")
     },
 }
-#: The e_i of a batch of windows cover at most so many times the image, unless it is one instance's: this bounds the
-#: memory. Windows that end near e_i are smaller than others, so that more of them fit.
-SHARE, SHARE_NEAR = 1.0, 2.0
-#: A larger image counts as one of so many pixels, and where it is swept as a whole, it is in bands of so many.
+#: The e_i of a batch of windows have at most so many pixels, unless it is one instance's. This bounds the memory; and a
+#: gradient of few MB gets memory that was used before, where a larger one gets pages that the system fills with zeros
+#: first. With a margin windows are smaller, and so many times as many make a batch.
+BATCH, MORE_NEAR = 1 << 18, 4
+#: Where an image is swept as a whole, it is in bands of at most so many pixels.
 MOST = 1 << 22
 
 
@@ -165,7 +168,12 @@ class Graph:
             yield node, places[ranked], response[ranked].cpu().numpy(), factor[0, c, y, x][ranked]
 
     def cropped_sum(
-        self, targets: Sequence[Tensor], supports: Sequence[Support], stride: float = 0, margin: float = math.inf
+        self,
+        targets: Sequence[Tensor],
+        supports: Sequence[Support],
+        stride: float = 0,
+        margin: float = math.inf,
+        batch: int = BATCH,
     ) -> Tensor:
         """R = sum_i C_ei * grad L_mi, with the loss toward "no face".
 
@@ -177,6 +185,7 @@ class Graph:
                 near the border of e_i then misses a little of its gradient, and gets a little of its neighbours'.
             margin: what leads from the targets to e_i by places further than this from e_i, in pixels, is left out;
                 infinity leaves out nothing: exact.
+            batch: pixels of e_i in a batch of windows; a matter of time and memory only.
 
         Returns:
             (1, 3, H, W); zero outside all e_i.
@@ -184,11 +193,15 @@ class Graph:
         below = {node for node, coarsest in self.coarsest.items() if coarsest <= 1.05 * stride} | {self.leaf}
         shared: dict[Node, Tensor] = {self.leaf: torch.zeros_like(self.image)}
         self.work: list[Work] = []
-        for chunk in self._chunks(supports, SHARE if margin == math.inf else SHARE_NEAR):
-            own, crops = [targets[i] for i in chunk], [supports[i] for i in chunk]
-            seeds = self.seeds(own)
-            for node, windows in self._sweep(seeds, self.windows(seeds, crops, margin), stop=below):
-                self._share(node, windows, crops, shared)
+        if not targets:
+            return shared[self.leaf]
+        seeds = self.seeds(targets)
+        needed = self.windows(seeds, supports, margin)
+        for chunk in self._chunks(supports, batch if margin == math.inf else batch * MORE_NEAR):
+            started = {node: seed[chunk] for node, seed in seeds.items()}
+            wanted = {node: boxes[chunk] for node, boxes in needed.items()}
+            for node, windows in self._sweep(started, wanted, stop=below):
+                self._share(node, windows, [supports[i] for i in chunk], shared)
         if len(shared) > 1:
             direction = shared.pop(self.leaf)
             origin = np.zeros((1, 2), np.int64)
@@ -207,10 +220,9 @@ class Graph:
         found = sorted({round(c, 2) for c in self.coarsest.values() if c > 1})
         return [s for s, after in pairwise(found) if after > 1.2 * s]
 
-    def _chunks(self, supports: Sequence[Support], share: float) -> Iterator[list[int]]:
+    def _chunks(self, supports: Sequence[Support], limit: int) -> Iterator[list[int]]:
         """Instances of similar size together, since the windows of a batch are as large as its largest."""
         areas = [s.mask.numel() for s in supports]
-        limit = share * min(self.image.shape[2] * self.image.shape[3], MOST)
         chunk: list[int] = []
         for i in sorted(range(len(areas)), key=lambda i: -areas[i]):
             if chunk and areas[chunk[0]] * (len(chunk) + 1) > limit:
@@ -259,13 +271,15 @@ class Graph:
             shared[node] = map_like(windows.values, 1, height, width, zeros=True)
         into = shared[node][0]
         y, x = self.pixels[node]
-        places = self.near(node, supports, 0)
+        places = self.near(node, _edges(supports))
         for values, origin, support, lo, hi in zip(
             windows.values, windows.origin, supports, places.lo, places.hi, strict=True
         ):
             mine, _ = overlap(origin, windows.size, lo, hi - lo)
             there = tuple(slice(m.start + int(o), m.stop + int(o)) for m, o in zip(mine, origin, strict=True))
-            inside = support.mask[np.ix_(y[there[0]] - support.top, x[there[1]] - support.left)]
+            rows, cols = y[there[0]] - support.top, x[there[1]] - support.left
+            chosen = (torch.as_tensor(index, device=into.device) for index in (rows, cols))
+            inside = support.mask.index_select(0, next(chosen)).index_select(1, next(chosen))
             into[:, *there] += values[:, *mine] * inside
 
     @cached_property
@@ -286,15 +300,10 @@ class Graph:
                 ]
         return {node: tuple(np.rint(a).astype(np.int64) for a in axes) for node, axes in exact.items()}  # type: ignore[misc]
 
-    def near(self, node: Node, supports: Sequence[Support], margin: float) -> Boxes:
-        """The places of a map that stand for pixels at most ``margin`` from each e_i."""
-        first = np.array([[s.top, s.left] for s in supports])
-        last = first + [s.mask.shape for s in supports]
-        lo, hi = (
-            np.stack([np.searchsorted(at, edge[:, axis]) for axis, at in enumerate(self.pixels[node])], axis=1)
-            for edge in (first - margin, last + margin)
-        )
-        return Boxes(lo, hi)
+    def near(self, node: Node, edges: Ints) -> Boxes:
+        """The places of a map that stand for the pixels between ``edges``, (2, n, 2): see :func:`_edges`."""
+        found = (np.searchsorted(at, edges[..., axis]) for axis, at in enumerate(self.pixels[node]))
+        return Boxes(*np.stack(list(found), axis=-1))
 
     def seeds(self, targets: Sequence[Tensor]) -> dict[Node, Windows]:
         """The loss's gradient where the targets are read, for each map that any is read from: where a sweep starts."""
@@ -352,8 +361,15 @@ class Graph:
                     above[parent] |= read
         boxes = {node: above[node] & below[node] for node in self.order}
         if margin < math.inf:
-            boxes = {node: box & self.near(node, supports, margin) for node, box in boxes.items()}
+            edges = _edges(supports, margin)
+            boxes = {node: box & self.near(node, edges) for node, box in boxes.items()}
         return {node: box.cleaned() for node, box in boxes.items()}
+
+
+def _edges(supports: Sequence[Support], margin: float = 0) -> Ints:
+    """The first pixel at most ``margin`` from each e_i, y and x, and the one after the last: (2, n, 2)."""
+    first = np.array([[s.top, s.left] for s in supports])
+    return np.stack([first - margin, first + [s.mask.shape for s in supports] + margin])
 
 
 def _called(node: Node, probe: Tensor) -> tuple[Tensor | None, ...]:

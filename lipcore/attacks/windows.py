@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 Ints = NDArray[np.int64]
 #: Stands for "nothing yet" in a box: a union with it changes nothing.
 FAR = 1 << 40
+#: Small windows are treated together, as many as have so many values.
+SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,10 @@ class Boxes:
 
     def clip(self, size: Sequence[int]) -> Boxes:
         """Only what lies on a map of that height and width."""
-        return Boxes(self.lo.clip(0), np.minimum(self.hi, np.asarray(size)))
+        return Boxes(np.maximum(self.lo, 0), np.minimum(self.hi, np.asarray(size)))
+
+    def __getitem__(self, chosen: Any) -> Boxes:
+        return Boxes(self.lo[chosen], self.hi[chosen])
 
     @property
     def filled(self) -> NDArray[np.bool_]:
@@ -69,6 +74,9 @@ class Windows:
     origin: Ints
     clean: bool
     own: bool = False
+
+    def __getitem__(self, chosen: Any) -> Windows:
+        return replace(self, values=self.values[chosen], origin=self.origin[chosen])
 
     @property
     def size(self) -> Ints:
@@ -99,6 +107,32 @@ class Windows:
             out[i][:, *inside] = self.values[i][:, *mine]
         return out
 
+    def beside(self, whole: Tensor) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+        """Parts of ``values``, each with a map (1, C, H, W) there: a large window's as it is, small ones' together."""
+        at_once = SMALL // self.values[0].numel()
+        if at_once > 1:
+            places, flat = self.places(whole.shape[-2:]).to(whole.device), flattened(whole)
+            for first in range(0, len(self.values), at_once):
+                some = slice(first, first + at_once)
+                yield (some,), gathered(flat, places[some])
+        else:
+            start = np.zeros(2, np.int64)
+            for i, origin in enumerate(self.origin):
+                mine, (rows, cols) = overlap(origin, self.size, start, whole.shape[-2:])
+                yield (slice(i, i + 1), slice(None), *mine), whole[:, :, rows, cols]
+
+    def cut(self, whole: Tensor) -> Tensor:
+        """A map (1, C, H, W) where these windows are, (n, C, h, w); anything where they hang over its border."""
+        return gathered(flattened(whole), self.places(whole.shape[-2:]).to(whole.device))
+
+    def places(self, size: Sequence[int]) -> Tensor:
+        """(n, h, w) of each place its number on a map of that height and width; some number beyond its border."""
+        rows, cols = (
+            np.minimum(np.maximum(self.origin[:, axis, None] + np.arange(self.size[axis]), 0), most - 1)
+            for axis, most in enumerate(size)
+        )
+        return torch.as_tensor(rows[:, :, None] * size[1] + cols[:, None])
+
     def hangs(self, size: Sequence[int]) -> NDArray[np.bool_]:
         """(n,) which windows reach beyond a map of that height and width."""
         return np.asarray(((self.origin < 0) | (self.origin + self.size > np.asarray(size))).any(axis=1))
@@ -112,27 +146,32 @@ class Windows:
             self.values, self.own = self.values.clone(), True
         for i in hanging:
             inside, _ = overlap(self.origin[i], self.size, np.zeros(2, np.int64), size)
-            blank(self.values[i], inside)
+            (rows, cols), own = inside, self.values[i]
+            own[:, : rows.start] = own[:, rows.stop :] = 0
+            own[..., : cols.start] = own[..., cols.stop :] = 0
         self.clean = True
 
 
-def blank(values: Tensor, inside: tuple[slice, slice]) -> None:
-    """Zeros in (C, h, w) everywhere but ``inside``."""
-    rows, cols = inside
-    values[:, : rows.start] = 0
-    values[:, rows.stop :] = 0
-    values[..., : cols.start] = 0
-    values[..., cols.stop :] = 0
+def flattened(whole: Tensor) -> Tensor:
+    """A map (1, C, H, W) as (H * W, C)."""
+    return whole[0].permute(1, 2, 0).flatten(0, 1)
+
+
+def gathered(flat: Tensor, places: Tensor) -> Tensor:
+    """What a flattened map holds at some places (n, h, w), as (n, C, h, w)."""
+    return flat.index_select(0, places.flatten()).view(*places.shape, -1).permute(0, 3, 1, 2)
 
 
 def margins(origin: Ints, size: Ints, keep: Boxes) -> tuple[Ints, Ints]:
-    """How many first and last rows and columns, (2,) each, no instance needs; at least one of each is left."""
-    filled = keep.filled
-    if not filled.any():
-        return np.zeros(2, np.int64), size - 1
-    first = (keep.lo - origin)[filled].min(axis=0).clip(0)
-    last = (origin + size - keep.hi)[filled].min(axis=0).clip(0)
-    return first, last
+    """How many first and last rows and columns, (2,) each, no instance needs; at least one of each is left.
+
+    Boxes that are empty must be :meth:`Boxes.cleaned`.
+    """
+    first = np.maximum((keep.lo - origin).min(axis=0), 0)  # what is empty lies FAR away
+    last = np.maximum((origin + size - keep.hi).min(axis=0), 0)
+    if (first + last < size).all():
+        return first, last
+    return np.zeros(2, np.int64), size - 1
 
 
 def overlap(origin: Ints, size: Any, other: Ints, extent: Any) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -165,14 +204,19 @@ def around(places: NDArray[np.bool_], origin: Ints) -> Boxes:
 
 def merged(parts: list[Windows], keep: Boxes) -> Windows:
     """Their sum, on one window for each instance."""
-    parts = sorted((p.trimmed(keep) for p in parts), key=lambda p: not p.own)
+    parts = sorted((p.trimmed(keep) for p in parts), key=lambda p: (not p.own, -p.size.prod()))
     if len(parts) == 1:
         return parts[0]
     origin = np.min([p.origin for p in parts], axis=0)
     size = (np.max([p.origin + p.size for p in parts], axis=0) - origin).max(axis=0)
     total = parts[0].placed(origin, size)
-    own = parts[0].own or total is not parts[0].values
+    if total is parts[0].values and not parts[0].own:
+        total = total.clone()
     for part in parts[1:]:
-        values = part.placed(origin, size)
-        total, own = total.add_(values) if own else total + values, True
+        shift = part.origin - origin
+        height, width = part.size
+        alike = bool((shift == shift[0]).all())
+        for i, (top, left) in enumerate(shift[:1] if alike else shift):
+            some = slice(None) if alike else slice(i, i + 1)
+            total[some, :, top : top + height, left : left + width] += part.values[some]
     return Windows(total, origin, all(p.clean for p in parts), own=True).trimmed(keep)

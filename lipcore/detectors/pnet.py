@@ -58,13 +58,14 @@ class PNet(Detector):
         except Exception as error:  # what a damaged file leads to is torch's and pickle's own
             raise WeightsError(f"{path} does not hold P-Net: {error}") from error
         self.weights_sha256 = sha256(path)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.freeze()
 
     def respond(self, images: Tensor) -> Responses:
         height, width = images.shape[2:]
         size = [max(WINDOW, round(side * WINDOW / self.face_side)) for side in (height, width)]
         x = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-        x = (x - 127.5) / 128
+        x = ((x - 127.5) / 128).contiguous(memory_format=torch.channels_last)
         x = self.pool1(self.prelu1(self.conv1(x)))
         x = self.prelu3(self.conv3(self.prelu2(self.conv2(x))))
         scores: Tensor = self.conv4_1(x)

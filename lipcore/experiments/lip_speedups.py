@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcore.attacks.targets import whole_image
-from lipcore.attacks.windowed import MOST
+from lipcore.attacks.windowed import BATCH, MOST, Graph
 from lipcore.datasets.synthetic import EVALUATION_FACES, MID_GREY, calibration_images, paste
 from lipcore.detectors import Detector, load_detector
 from lipcore.experiments import lip_cost
@@ -42,10 +42,13 @@ from lipcore.results import Dataset, Stopwatch, digest, results_path, write_resu
 
 EXPERIMENT = "lip_speedups"
 KEY = ("config", "detector", "scope", "variant")
+#: Pixels of e_i that LIP's windows are taken in batches of, as powers of two.
+BATCHES = (14, 16, 20, 22)
 #: What is measured -> its variants, the one that the others are compared with first.
 SCOPES = {
-    "step": ("shipped", "contiguous", "channels-last", "compiled"),
-    "forward": ("shipped", "contiguous", "channels-last", "compiled", "inference-mode"),
+    "step": ("shipped", "contiguous", "compiled"),
+    "forward": ("shipped", "contiguous", "compiled", "inference-mode"),
+    "batch": ("shipped", *(f"2^{power} pixels" for power in BATCHES)),
     "process": ("shipped", "allocator"),
     "overhead": ("raw", "imp"),
     "quiet": ("raw", "imp"),
@@ -118,11 +121,11 @@ def _inference(case: Case) -> Tensor:
     return case.detector.respond(case.image).logits
 
 
-def laid_out(detector: Detector, layout: torch.memory_format) -> Detector:
-    """The detector with its weights, and what enters its first convolution, in one memory layout."""
-    detector.to(memory_format=layout)  # type: ignore[call-overload]
+def contiguous(detector: Detector) -> Detector:
+    """The detector with its weights, and what enters its first convolution, in torch's own layout."""
+    detector.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     first = next(m for m in detector.modules() if isinstance(m, nn.Conv2d))
-    first.register_forward_pre_hook(lambda _, entering: (entering[0].contiguous(memory_format=layout),))
+    first.register_forward_pre_hook(lambda _, entering: (entering[0].contiguous(),))
     return detector
 
 
@@ -169,6 +172,8 @@ def _fingerprint(config: Config, part: Part, detector: Detector) -> str:
 def _measured(config: Config, part: Part, case: Case, scope: str) -> Iterator[dict[str, Any]]:
     if scope == "memory":
         yield from _memory(config, part, case)
+    elif scope == "batch":
+        yield from _batches(config, part, case)
     elif scope == "process":
         yield from _processes(config, part)
     elif scope == "quiet":
@@ -191,8 +196,8 @@ def _variants(config: Config, part: Part, case: Case, scope: str) -> Iterator[di
     reference: Tensor | None = None
     for variant in SCOPES[scope]:
         made = replace(case, detector=load_detector(part.detector))
-        if variant in ("contiguous", "channels-last"):
-            laid_out(made.detector, torch.contiguous_format if variant == "contiguous" else torch.channels_last)
+        if variant == "contiguous":
+            contiguous(made.detector)
         elif variant == "compiled":
             compiled(made.detector, config.backend)
         passing = MODES["raw"].step if scope == "step" else _inference if variant == "inference-mode" else _no_grad
@@ -205,6 +210,29 @@ def _variants(config: Config, part: Part, case: Case, scope: str) -> Iterator[di
         found[variant] |= _difference(result, reference, scope)
     for record in _beside(in_turns(work, config.seconds)):
         yield record | found[record["variant"]]
+
+
+def _batches(config: Config, part: Part, case: Case) -> Iterator[dict[str, Any]]:
+    """Exact LIP with its windows in batches of other sizes, each in turn."""
+    made = _attacked(config, part, case.detector, case.image)
+    work = {v: partial(_in_batches, made, 1 << int(v[2:4]) if v.startswith("2^") else BATCH) for v in SCOPES["batch"]}
+    for step in work.values():
+        step()
+    yield from _beside(in_turns(work, config.seconds))
+
+
+@torch.enable_grad()
+def _in_batches(case: Case, batch: int) -> Tensor:
+    image = case.image.detach().requires_grad_()
+    graph = Graph(case.detector(image).logits[0], image)
+    with torch.no_grad():
+        return graph.cropped_sum(case.targets, case.supports, batch=batch)
+
+
+def _attacked(config: Config, part: Part, detector: Detector, image: Tensor) -> Case:
+    """What a step on ``image`` attacks."""
+    images = calibration_images(config.cost.calibration, face_side=getattr(detector, "face_side", None))
+    return lip_cost.case_of(config.cost, part, detector, image, measure_erf(detector, images))
 
 
 def _difference(result: Tensor, reference: Tensor, scope: str) -> dict[str, Any]:
@@ -276,10 +304,7 @@ def _in_a_process(
 
 def _memory(config: Config, part: Part, case: Case) -> Iterator[dict[str, Any]]:
     """A step on the photograph, each in a fresh process."""
-    model = case.detector
-    images = calibration_images(config.cost.calibration, face_side=getattr(model, "face_side", None))
-    image = config.photo.draw(config.cost.face_side)
-    made = lip_cost.case_of(config.cost, part, model, image, measure_erf(model, images))
+    made = _attacked(config, part, case.detector, config.photo.draw(config.cost.face_side))
     for mode in SCOPES["memory"]:
         peak = peak_mb(made, mode, part.detector)
         yield {"variant": mode, "peak_mb": peak and round(peak, 1), "instances": len(made.targets)}
@@ -296,7 +321,7 @@ def summarise(config: Config, records: Records, path: Path | None = None) -> Pat
     megapixels = photo.height * photo.width / 1e6
     rows = rows_of(mine, megapixels)
     shared: dict[str, Any] = {"faces": cell.faces, "canvas": cell.canvas, "photo_faces": photo.faces}
-    shared["batch_megapixels"] = round(MOST / 1e6, 1)
+    shared |= {"batch_megapixels": round(BATCH / 1e6, 2), "band_megapixels": round(MOST / 1e6, 1)}
     shared |= {"photo": f"{photo.width} x {photo.height}", "megapixels": round(megapixels, 1)}
     return write_results(
         path or results_path(EXPERIMENT, "full"),

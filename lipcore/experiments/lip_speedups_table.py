@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     timed = [r for r in rows if r["metric"] == "ratio" and r["scope"] not in OVERHEAD]
     for scope, variant in dict.fromkeys((r["scope"], r["variant"]) for r in timed):
         ratios = [r["value"] for r in timed if (r["scope"], r["variant"]) == (scope, variant)]
-        name = f"{scope}_{variant}".replace("-", "_")
+        name = re.sub(r"\W+", "_", f"{scope}_{variant}")
         summary |= {f"{name}_low": round(min(ratios), 2), f"{name}_high": round(max(ratios), 2)}
     peaks = {(r["detector"], r["variant"]): r["peak_mb"] for r in timed if r["scope"] == "process"}
     more = [peaks[d, v] / peaks[d, "shipped"] for d, v in peaks if v == "allocator" and peaks[d, v]]
