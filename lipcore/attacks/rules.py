@@ -6,6 +6,7 @@ An operation is a node of torch's autograd graph; weights and activations are th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,43 +81,33 @@ class Pixelwise(Rule):
 class Elementwise(Rule):
     """An activation function: its slope at each place, all slopes found at once by calling the node on ones."""
 
-    def __init__(self, node: Node, size: tuple[int, int]) -> None:
-        super().__init__(node, size)
-        self._slope: Tensor | None = None
-
-    @property
-    def slope(self) -> Tensor:
-        """(1, C, H, W)."""
-        if self._slope is None:
-            made = self.node._input_metadata[0]
-            ones = torch.ones(tuple(made.shape), dtype=made.dtype, device=made.device)
-            sent = self.node(ones.contiguous(memory_format=torch.channels_last))
-            self._slope = sent[0] if isinstance(sent, tuple) else sent
-        return self._slope
+    @cached_property
+    def source(self) -> Tensor:
+        """What the slope is read from, (1, C, H, W): here itself."""
+        made = self.node._input_metadata[0]
+        ones = torch.ones(tuple(made.shape), dtype=made.dtype, device=made.device)
+        sent = self.node(ones.contiguous(memory_format=torch.channels_last))
+        slope: Tensor = sent[0] if isinstance(sent, tuple) else sent
+        return slope
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """The gradient times the slope, in place where it may be: fresh memory is slow."""
         g = out.trimmed(keep)
         values = g.values if g.own else torch.empty_like(g.values)
-        for part, there in g.beside(self.beside):
+        for part, there in g.beside(self.source):
             self.fill(values[part], g.values[part], there)
         return Windows(values, g.origin, clean=g.clean and g.own, own=True)
 
-    @property
-    def beside(self) -> Tensor:
-        """The map that a gradient is multiplied with, (1, C, H, W)."""
-        return self.slope
-
     def fill(self, into: Tensor, gradient: Tensor, there: Tensor) -> None:
-        """Writes the result on some windows; ``there`` is :attr:`beside` on them."""
+        """Writes the result on some windows; ``there`` is :attr:`source` on them."""
         torch.mul(gradient, there, out=into)
 
 
 class Relu(Elementwise):
     """The same, with the saved result in place of a map of slopes."""
 
-    @property
-    def beside(self) -> Tensor:
+    @cached_property
+    def source(self) -> Tensor:
         """What the operation gave, (1, C, H, W)."""
         saved: Tensor = self.node._saved_result
         return saved
@@ -129,8 +120,8 @@ class Relu(Elementwise):
 class Prelu(Elementwise):
     """The same, with the saved input in place of a map of slopes."""
 
-    @property
-    def beside(self) -> Tensor:
+    @cached_property
+    def source(self) -> Tensor:
         """What the operation got, (1, C, H, W)."""
         saved: Tensor = self.node._saved_self
         return saved

@@ -271,15 +271,15 @@ class Graph:
             shared[node] = map_like(windows.values, 1, height, width, zeros=True)
         into = shared[node][0]
         y, x = self.pixels[node]
-        places = self.near(node, _edges(supports))
+        places = self.near(node, _pixels(supports))
         for values, origin, support, lo, hi in zip(
             windows.values, windows.origin, supports, places.lo, places.hi, strict=True
         ):
             mine, _ = overlap(origin, windows.size, lo, hi - lo)
             there = tuple(slice(m.start + int(o), m.stop + int(o)) for m, o in zip(mine, origin, strict=True))
-            rows, cols = y[there[0]] - support.top, x[there[1]] - support.left
-            chosen = (torch.as_tensor(index, device=into.device) for index in (rows, cols))
-            inside = support.mask.index_select(0, next(chosen)).index_select(1, next(chosen))
+            rows = torch.as_tensor(y[there[0]] - support.top, device=into.device)
+            cols = torch.as_tensor(x[there[1]] - support.left, device=into.device)
+            inside = support.mask.index_select(0, rows).index_select(1, cols)
             into[:, *there] += values[:, *mine] * inside
 
     @cached_property
@@ -300,8 +300,9 @@ class Graph:
                 ]
         return {node: tuple(np.rint(a).astype(np.int64) for a in axes) for node, axes in exact.items()}  # type: ignore[misc]
 
-    def near(self, node: Node, edges: Ints) -> Boxes:
-        """The places of a map that stand for the pixels between ``edges``, (2, n, 2): see :func:`_edges`."""
+    def near(self, node: Node, pixels: Boxes, margin: float = 0) -> Boxes:
+        """The places of a map that stand for these pixels and those at most ``margin`` from them."""
+        edges = np.stack([pixels.lo - margin, pixels.hi + margin])
         found = (np.searchsorted(at, edges[..., axis]) for axis, at in enumerate(self.pixels[node]))
         return Boxes(*np.stack(list(found), axis=-1))
 
@@ -342,8 +343,8 @@ class Graph:
     ) -> dict[Node, Boxes]:
         """For each map the places that the targets read and that read a pixel of e_i (and are not too far from it)."""
         count = len(supports)
-        lo = np.array([[s.top, s.left] for s in supports])
-        below = {self.leaf: Boxes(lo, lo + [s.mask.shape for s in supports])}
+        pixels = _pixels(supports)
+        below = {self.leaf: pixels}
         for node in reversed(self.order):
             if node is not self.leaf:
                 reached = Boxes.none(count)
@@ -361,15 +362,14 @@ class Graph:
                     above[parent] |= read
         boxes = {node: above[node] & below[node] for node in self.order}
         if margin < math.inf:
-            edges = _edges(supports, margin)
-            boxes = {node: box & self.near(node, edges) for node, box in boxes.items()}
+            boxes = {node: box & self.near(node, pixels, margin) for node, box in boxes.items()}
         return {node: box.cleaned() for node, box in boxes.items()}
 
 
-def _edges(supports: Sequence[Support], margin: float = 0) -> Ints:
-    """The first pixel at most ``margin`` from each e_i, y and x, and the one after the last: (2, n, 2)."""
+def _pixels(supports: Sequence[Support]) -> Boxes:
+    """Each e_i's rectangle of the image."""
     first = np.array([[s.top, s.left] for s in supports])
-    return np.stack([first - margin, first + [s.mask.shape for s in supports] + margin])
+    return Boxes(first, first + [s.mask.shape for s in supports])
 
 
 def _called(node: Node, probe: Tensor) -> tuple[Tensor | None, ...]:

@@ -145,8 +145,8 @@ class Windows:
         if len(hanging) and not self.own:
             self.values, self.own = self.values.clone(), True
         for i in hanging:
-            inside, _ = overlap(self.origin[i], self.size, np.zeros(2, np.int64), size)
-            (rows, cols), own = inside, self.values[i]
+            (rows, cols), _ = overlap(self.origin[i], self.size, np.zeros(2, np.int64), size)
+            own = self.values[i]
             own[:, : rows.start] = own[:, rows.stop :] = 0
             own[..., : cols.start] = own[..., cols.stop :] = 0
         self.clean = True

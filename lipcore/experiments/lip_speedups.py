@@ -42,13 +42,13 @@ from lipcore.results import Dataset, Stopwatch, digest, results_path, write_resu
 
 EXPERIMENT = "lip_speedups"
 KEY = ("config", "detector", "scope", "variant")
-#: Pixels of e_i that LIP's windows are taken in batches of, as powers of two.
-BATCHES = (14, 16, 20, 22)
+#: Pixels of e_i that LIP's windows are taken in batches of.
+BATCHES = {"shipped": BATCH, **{f"2^{power} pixels": 1 << power for power in (14, 16, 20, 22)}}
 #: What is measured -> its variants, the one that the others are compared with first.
 SCOPES = {
     "step": ("shipped", "contiguous", "compiled"),
     "forward": ("shipped", "contiguous", "compiled", "inference-mode"),
-    "batch": ("shipped", *(f"2^{power} pixels" for power in BATCHES)),
+    "batch": tuple(BATCHES),
     "process": ("shipped", "allocator"),
     "overhead": ("raw", "imp"),
     "quiet": ("raw", "imp"),
@@ -215,7 +215,7 @@ def _variants(config: Config, part: Part, case: Case, scope: str) -> Iterator[di
 def _batches(config: Config, part: Part, case: Case) -> Iterator[dict[str, Any]]:
     """Exact LIP with its windows in batches of other sizes, each in turn."""
     made = _attacked(config, part, case.detector, case.image)
-    work = {v: partial(_in_batches, made, 1 << int(v[2:4]) if v.startswith("2^") else BATCH) for v in SCOPES["batch"]}
+    work = {variant: partial(_in_batches, made, batch) for variant, batch in BATCHES.items()}
     for step in work.values():
         step()
     yield from _beside(in_turns(work, config.seconds))
