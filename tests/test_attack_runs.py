@@ -276,8 +276,13 @@ def test_unknown_names_are_told() -> None:
         load_items("widr")
 
 
+def test_crowds_are_attacked_at_four_strengths_and_the_telling_one_comes_first() -> None:
+    parts = wider_attack.parts_of("full", (NONE, "imp"), "crowds")
+    assert [(p.update, p.epsilon, p.share) for p in parts] == [("i-fgsm", e, 1.0) for e in (2, 1, 4, 8)]
+
+
 def test_crowds_are_read_as_wider_face_is(tmp_path: Path) -> None:
-    items = load_items("crowds", tmp_path)
+    items = load_items("generated", tmp_path)
     assert len(items) == CROWDS
     assert all(name.startswith("0--Crowd/crowd-") for name in items)
     assert next(iter(items.values())).read().shape == (CROWD.height, CROWD.width, 3)
@@ -289,7 +294,7 @@ class TestCommandLine:
         monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
 
         def run_it(*arguments: str) -> None:
-            shared = ["--dataset", "crowds", "--profile", "quick", "--data", str(tmp_path / "crowds")]
+            shared = ["--dataset", "generated", "--profile", "quick", "--data", str(tmp_path / "crowds")]
             monkeypatch.setattr(sys, "argv", ["wider_attack", *shared, *arguments])
             wider_attack.main()
 
@@ -305,7 +310,7 @@ class TestCommandLine:
         command("--detector", "toys:make", "--perturbations", "none", "random", "imp", "--estimate")
         assert capsys.readouterr().out == f"i-fgsm, epsilon 8: {CROWDS} attacks, about 0 minutes\n"
         assert path.read_bytes().count(b"\n") == 2 * CROWDS, "an estimate measures nothing"
-        with pytest.raises(SystemExit, match="no image of crowds has all of none, random, imp"):
+        with pytest.raises(SystemExit, match="no image of generated has all of none, random, imp"):
             command("--table", "toys:make")
         command("--detector", "toys:make")
         command("--table", "toys:make")

@@ -196,7 +196,7 @@ class TestVerdicts:
 
 
 def test_average_precision_is_the_evaluators(tmp_path: Path) -> None:
-    items = load_items("crowds", tmp_path)
+    items = load_items("generated", tmp_path)
     detector, settings = load_detector("centerface"), Settings()
     images, predictions = [], {}
     for name, item in items.items():

@@ -29,7 +29,7 @@ from lipcore.training_plots import (
     template_figure,
 )
 
-SMALL = hr_mini_eval.Config(dataset="crowds", images=1, sides=(24,), drawn=1, faces=4, distance=8, canvas=128)
+SMALL = hr_mini_eval.Config(dataset="generated", images=1, sides=(24,), drawn=1, faces=4, distance=8, canvas=128)
 
 
 @pytest.fixture(scope="module")

@@ -340,6 +340,7 @@ class TestLocations:
         monkeypatch.delenv("LIPCORE_DATA", raising=False)
         checks = {check.entry.name: check for check in locations.check()}
         assert {"widerface", "fddb"} <= checks.keys()
+        assert checks.pop("crowds").status == "complete", "the project carries them"
         assert all(check.status == "missing" and not check.usable for check in checks.values())
         lines = str(checks["widerface"])
         assert "WIDER_val.zip" in lines

@@ -1,23 +1,24 @@
 """Where the benchmarks are on this machine: by the environment variable ``LIPCORE_DATA`` or a path given.
 
-The project carries no benchmark images. ``LIPCORE_DATA`` names a folder that holds ``widerface/``, ``fddb/`` and the
-like, each in its official layout, whole or in part; ``data/registry.toml`` says what belongs there, under which terms,
-and how to get it.
+Of images the project carries the crowds alone, which may be shown. ``LIPCORE_DATA`` names a folder that holds
+``widerface/``, ``fddb/`` and the like, each in its official layout, whole or in part; ``data/registry.toml`` says what
+belongs there, under which terms, and how to get it.
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from lipcore.datasets.coco import CocoDataset, load_coco
-from lipcore.datasets.fddb import FddbDataset, load_fddb
-from lipcore.datasets.wider import WiderDataset, load_wider
+from lipcore.datasets.coco import load_coco
+from lipcore.datasets.crowds import load_crowds
+from lipcore.datasets.fddb import load_fddb
+from lipcore.datasets.wider import load_wider
 from lipcore.errors import DataError, UnknownName
 from lipcore.paths import DATA
 
@@ -100,7 +101,8 @@ def find_dataset(name: str, given: str | Path | None = None) -> Path:
 
     Args:
         name: ``"widerface"``, ``"fddb"``, ...
-        given: the benchmark's own folder, or one that holds ``<name>/``; by default ``LIPCORE_DATA`` is asked.
+        given: the benchmark's own folder, or one that holds ``<name>/``; by default the project's own where it carries
+            the images, else ``LIPCORE_DATA`` is asked.
 
     Raises:
         UnknownName: no such benchmark.
@@ -114,6 +116,8 @@ def find_dataset(name: str, given: str | Path | None = None) -> Path:
         if path.is_dir():
             return path
         raise DataError(f"no folder {path} to find {entry.title} in")
+    if (DATA / name).is_dir():
+        return DATA / name
     value = os.environ.get(VARIABLE, "")
     if not value:
         place = f"{VARIABLE} is not set: let it name a folder that holds {name}/, or give the folder"
@@ -138,10 +142,11 @@ def check(name: str | None = None, given: str | Path | None = None) -> list[Chec
     return [_check(_entry(each), given) for each in ([name] if name is not None else registry())]
 
 
-_LOADERS: dict[str, Callable[[Path], WiderDataset | FddbDataset | CocoDataset]] = {
+_LOADERS: dict[str, Callable[[Path], Sized]] = {
     "widerface": load_wider,
     "fddb": load_fddb,
     "coco": load_coco,
+    "crowds": load_crowds,
 }
 
 
@@ -162,7 +167,14 @@ def _check(entry: Entry, given: str | Path | None) -> Check:
     except DataError as error:
         return Check(entry, "incomplete", path, present, absent, str(error))
     whole = not absent and len(data) >= entry.images
-    return Check(entry, "complete" if whole else "part", path, present, absent, str(data.report))
+    return Check(
+        entry,
+        "complete" if whole else "part",
+        path,
+        present,
+        absent,
+        str(getattr(data, "report", f"{len(data)} images")),
+    )
 
 
 def _is_there(path: Path, part: str) -> bool:

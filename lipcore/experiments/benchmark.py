@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcore.datasets.crowds import CrowdPhoto, load_crowds
 from lipcore.datasets.fddb import FddbImage, load_fddb
 from lipcore.datasets.locations import find_dataset
 from lipcore.datasets.synthetic import Crowd
@@ -28,7 +29,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 #: name -> experiment, as its results are called.
-DATASETS = {"wider": "wider_attack", "fddb": "fddb_attack", "crowds": "wider_attack"}
+DATASETS = {"wider": "wider_attack", "fddb": "fddb_attack", "crowds": "crowds", "generated": "wider_attack"}
 #: Faces on generated crowds are few and the image is small, so that a laptop attacks one in some seconds.
 CROWD = Crowd(height=320, width=416, faces=(3, 6), face_side=(32, 88))
 CROWDS = 3
@@ -147,6 +148,42 @@ class FddbItem:
         return region_ious(self.image.ellipses, found, self.image.size, self.name).T
 
 
+@dataclass(frozen=True, eq=False)
+class CrowdItem:
+    """A crowd that may be shown; scored as WIDER FACE is, with its faces to be ignored."""
+
+    one_to_one: ClassVar[bool] = False
+    photo: CrowdPhoto
+
+    @property
+    def name(self) -> str:
+        """Its file's name without the ending."""
+        return self.photo.name
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.photo.path
+
+    @property
+    def heights(self) -> Floats:
+        """(N,) of the boxes, at the size at which it is read."""
+        return self.photo.boxes[:, 3] - self.photo.boxes[:, 1]
+
+    @property
+    def kept(self) -> Mapping[str, Flags]:
+        """All that are not to be ignored."""
+        return {"all": self.photo.counted}
+
+    def read(self) -> NDArray[np.uint8]:
+        """The pixels (H, W, 3)."""
+        return self.photo.read()
+
+    def overlaps(self, boxes: Floats) -> Floats:
+        """IoU (K, N) with the boxes."""
+        return iou_plus_one(boxes, self.photo.boxes)
+
+
 @dataclass(frozen=True)
 class Fit:
     """How the detections of an image fit its faces.
@@ -185,7 +222,7 @@ def load_items(dataset: str, given: Path | None = None) -> dict[str, Item]:
     """The images of a dataset by name.
 
     Args:
-        dataset: one of :data:`DATASETS`; ``"crowds"`` are generated and written in the layout of WIDER FACE first.
+        dataset: one of :data:`DATASETS`; ``"generated"`` are drawn and written in the layout of WIDER FACE first.
         given: its folder; by default where LIPCORE_DATA says.
 
     Raises:
@@ -198,6 +235,8 @@ def load_items(dataset: str, given: Path | None = None) -> dict[str, Item]:
     if dataset == "fddb":
         items += [FddbItem(image) for image in load_fddb(find_dataset("fddb", given))]
     elif dataset == "crowds":
+        items += [CrowdItem(photo) for photo in load_crowds(given)]
+    elif dataset == "generated":
         root = given or ROOT / "data" / "generated" / "attacked_crowds"
         items += [WiderItem(i) for i in write_wider(root, "val", (CROWD.draw(seed) for seed in range(CROWDS)))]
     else:

@@ -42,7 +42,7 @@ EXPERIMENT = "hr_mini_eval"
 KEY = ("config", "weights", "kind", "image")
 #: The learning curves of the weights that ship, as the training wrote them.
 TRAINING_LOG = ROOT / "results" / "full" / "hr_mini_training.csv"
-TITLES = {"wider": "WIDER FACE val and LFW faces on grids", "crowds": "generated crowds and LFW faces on grids"}
+TITLES = {"wider": "WIDER FACE val and LFW faces on grids", "generated": "generated crowds and LFW faces on grids"}
 #: How an image is searched, and what rows call it.
 MODES = ("pyramid", "single")
 GROUNDS = ("grey", "photograph")
@@ -53,7 +53,7 @@ class Config:
     """What is measured.
 
     Attributes:
-        dataset: of the average precision, ``"wider"`` or ``"crowds"``.
+        dataset: of the average precision, ``"wider"`` or ``"generated"``.
         images: how many of its images at most; None for all.
         threshold: probability from which a detection counts for precision; HR's is 0.03.
         sides: of the drawn faces, in pixels.
@@ -85,7 +85,7 @@ class Config:
 
 
 #: The full profile takes three minutes on one core, the quick one some seconds.
-PROFILES = {"quick": Config(dataset="crowds", drawn=1, faces=9), "full": Config()}
+PROFILES = {"quick": Config(dataset="generated", drawn=1, faces=9), "full": Config()}
 
 
 def config_for(profile: str) -> Config:

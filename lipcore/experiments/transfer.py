@@ -339,7 +339,7 @@ def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
 
 
 def _dataset(profile: str) -> str:
-    return "wider" if profile == "full" else "crowds"
+    return "wider" if profile == "full" else "generated"
 
 
 def main() -> None:
