@@ -230,16 +230,20 @@ Options = Annotated[
 Restart = Annotated[bool, typer.Option("--restart", help="Start afresh instead of from the checkpoint.")]
 
 
-def _train(module: Any, folder: Path, out: Path, device: str, restart: bool, options: list[str], **given: Any) -> None:
+def _train(module: Any, options: list[str] | None, given: dict[str, Any], *what: Any, **more: Any) -> None:
     fields = {name: value for name, value in given.items() if value is not None}
     with told():
-        config = module.TrainConfig.parse(options, **fields)
-        typer.echo(f"written to {module.train(config, folder, out, device, resume=not restart)}")
+        config = module.TrainConfig.parse(options or [], **fields)
+        typer.echo(f"written to {module.train(config, *what, **more)}")
 
 
 @train.command("hr-mini")
 def train_hr_mini(
-    folder: Annotated[Path, typer.Option("--data", help="The folder widerface_train_small.")],
+    folder: Annotated[list[Path], typer.Option("--data", help="A folder such as widerface_train_small; repeatable.")],
+    start: Annotated[Path | None, typer.Option(help="Weights of an HR-mini to start from.")] = None,
+    background: Annotated[
+        Path | None, typer.Option(help="A folder in COCO's format: its photos without a person show no face.")
+    ] = None,
     out: Out = None,
     device: Device = "cpu",
     steps: Steps = None,
@@ -250,7 +254,8 @@ def train_hr_mini(
 ) -> None:
     """Trains HR-mini; run it again to go on from the last checkpoint. log.csv in --out holds the learning curves."""
     given = {"steps": steps, "minutes": minutes, "seed": seed}
-    _train(hr_mini, folder, out or Path("hr_mini"), device, restart, option or [], **given)
+    what = (folder, out or Path("hr_mini"), device, not restart)
+    _train(hr_mini, option, given, *what, start=start, background=background)
 
 
 @train.command("rpn-mini")
@@ -266,7 +271,7 @@ def train_rpn_mini(
 ) -> None:
     """Trains RPN-mini, whose trunk starts from HR-mini; run it again to go on from the last checkpoint."""
     given = {"steps": steps, "minutes": minutes, "seed": seed}
-    _train(rpn_mini, folder, out or Path("rpn_mini"), device, restart, option or [], **given)
+    _train(rpn_mini, option, given, folder, out or Path("rpn_mini"), device, not restart)
 
 
 @data.command("list")

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 from lipcore.boxes import iou_matrix
 from lipcore.cli import app
 from lipcore.detectors import load_detector
-from lipcore.detectors.hr_mini import HRMini, cell_centres, decode
+from lipcore.detectors.hr_mini import HRMini, HRMiniNet, cell_centres, decode, normalise, read_weights
+from lipcore.detectors.weights import find_weights
 from lipcore.errors import DataError, LipcoreError, UnknownName
 from lipcore.training.hr_loss import make_targets, sample, sampled_loss, split_scores
-from lipcore.training.hr_mini import Run, TrainConfig, evaluate, train
+from lipcore.training.hr_mini import Run, TrainConfig, evaluate, learn_templates, split, train
 from lipcore.training.templates import balanced_sizes, k_medoids, size_iou
-from lipcore.training.widerface_train import Crop, Crops, Photo, load_photos
+from lipcore.training.widerface_train import Crop, Crops, Photo, load_backgrounds, load_photos
 
 TINY = TrainConfig(
     steps=4, minutes=0.0, batch=2, side=96, templates=3, low=10.0, high=60.0, held_out=1, checkpoint=1e-9
@@ -169,7 +170,7 @@ def test_the_loss_is_hrs() -> None:
 
 
 def test_a_run_is_seeded_resumable_and_ships_a_detector(folder: Path, tmp_path: Path) -> None:
-    whole = train(TINY, folder, tmp_path / "whole")
+    whole = train(TINY, [folder], tmp_path / "whole")
     half = TrainConfig.of(**{**vars(TINY), "steps": 4})
     # Stop after two steps by hand: a run of the same config whose source ends.
     stopped = tmp_path / "parts"
@@ -186,8 +187,8 @@ def test_a_run_is_seeded_resumable_and_ships_a_detector(folder: Path, tmp_path: 
 
         patch.setattr(hr_mini.Run, "update", until)
         with pytest.raises(KeyboardInterrupt):
-            train(half, folder, stopped)
-    resumed = train(half, folder, stopped)
+            train(half, [folder], stopped)
+    resumed = train(half, [folder], stopped)
     assert resumed.read_bytes() == whole.read_bytes()
     rows = list(csv.DictReader((stopped / "log.csv").open(newline="")))
     assert [r["step"] for r in rows] == ["1", "2", "3", "4"]
@@ -196,7 +197,7 @@ def test_a_run_is_seeded_resumable_and_ships_a_detector(folder: Path, tmp_path: 
     found = detector(torch.full((1, 3, 40, 56), 128.0))
     assert found.logits.shape == (1, 5 * 7 * 3)
     with pytest.raises(LipcoreError, match=r"lr 0\.0015, not 0\.1"):
-        train(TrainConfig.of(**{**vars(TINY), "lr": 0.1}), folder, stopped)
+        train(TrainConfig.of(**{**vars(TINY), "lr": 0.1}), [folder], stopped)
 
 
 def test_evaluation_of_a_perfect_and_of_a_blind_net(photos: list[Photo]) -> None:
@@ -243,3 +244,58 @@ def test_the_command_says_what_is_wrong_with_an_option(tmp_path: Path, option: s
     done = CliRunner().invoke(app, ["train", "hr-mini", "--data", str(tmp_path), "--option", option])
     assert done.exit_code == 1
     assert message in done.stderr
+
+
+def test_a_start_computes_what_its_weights_did_and_copies_the_largest_template(photos: list[Photo]) -> None:
+    state = read_weights(find_weights("hr-mini"))
+    had = len(state["templates"])
+    config = TrainConfig.of(**{**vars(TINY), "templates": had + 2, "high": 320.0})
+    run = Run(config, [photos], "cpu", start=state)
+    folded = HRMiniNet(had, folded=True)
+    folded.load_state_dict({k: v for k, v in state.items() if k != "templates"})
+    x = normalise(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 255)
+    with torch.no_grad():
+        wanted = folded.eval()(x).reshape(1, 5, had, 8, 12)
+        for net in (run.net, run.average):
+            got = net.eval()(x).reshape(1, 5, had + 2, 8, 12)
+            assert (got[:, :, :had] - wanted).abs().max() < 1e-4
+            assert torch.equal(got[:, :, had], got[:, :, had - 1])
+    assert torch.equal(run.templates[:had], state["templates"])
+    assert (run.templates[had:].max(dim=1).values > state["templates"].max()).all()
+    with pytest.raises(DataError, match="templates is 3, but the weights to start from have 12"):
+        learn_templates(photos, TINY, state["templates"])
+
+
+def test_a_start_trains_on_and_says_what_it_started_from(folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig.of(**{**vars(TINY), "steps": 1, "templates": 12})
+    path = train(config, [folder], tmp_path / "out", start=find_weights("hr-mini"))
+    assert read_weights(path)["templates"].shape == (12, 2)
+    with pytest.raises(LipcoreError, match=r"start 'b65acb1b.*', not ''"):
+        train(config, [folder], tmp_path / "out")
+
+
+def test_every_set_holds_out_its_share_and_the_same_photos(photos: list[Photo]) -> None:
+    more = [Photo(p.pixels, p.boxes, p.invalid) for p in photos]
+    few, learnt = split([photos, more], 2, seed=0)
+    many, _ = split([photos], 2, seed=0)
+    assert len(few) == 2
+    assert len(learnt) == 10
+    assert few[0] is many[0]
+    assert any(few[1] is p for p in more)
+
+
+def test_backgrounds_are_the_photos_without_a_person(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("a", "b"):
+        Image.new("RGB", (30, 20)).save(tmp_path / "images" / f"{name}.png")
+    listed = {
+        "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "dog"}],
+        "images": [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "b.png"}],
+        "annotations": [{"image_id": 7, "category_id": 1}, {"image_id": 8, "category_id": 2}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(listed))
+    found = load_backgrounds(tmp_path)
+    assert [(p.pixels.shape, p.boxes.shape) for p in found] == [((20, 30, 3), (0, 4))]
+    (tmp_path / "instances.json").write_text("{}")
+    with pytest.raises(DataError, match="is not a readable list in COCO's format"):
+        load_backgrounds(tmp_path)

@@ -1,14 +1,18 @@
-"""Makes HR-mini: ``lipcore train hr-mini --data widerface_train_small --out FOLDER``.
+"""Makes HR-mini: ``lipcore train hr-mini --data widerface_train_small --out FOLDER``, and HR-mini II from its weights.
 
 HR's recipe (Hu & Ramanan 2017, sections 3 and 4): a response is positive where its template has IoU >= 0.7 with a face,
 or is the face's best match and has more than 0.3; negative below 0.3; of each image 256 responses count, at most half
 of them positive, and none whose loss is under 0.03 already; logistic loss, Huber loss on the boxes of positives.
 Around it: :mod:`lipcore.training.loop`.
+
+A training may start from the weights of another (``--start``): the folded batch norms are unfolded so that the network
+computes what it did, and templates beyond those it had begin as copies of its largest.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcore.boxes import iou_matrix, nms
-from lipcore.detectors.hr_mini import FORMAT, PAD_TO, HRMiniNet, cell_centres, decode, normalise
-from lipcore.errors import DataError
+from lipcore.detectors.hr_mini import FORMAT, PAD_TO, ConvBN, HRMiniNet, cell_centres, decode, normalise, read_weights
+from lipcore.detectors.weights import sha256
+from lipcore.errors import DataError, LipcoreError
 from lipcore.training import loop
 from lipcore.training.hr_loss import Targets, make_targets, split_scores
 from lipcore.training.templates import balanced_sizes, k_medoids
-from lipcore.training.widerface_train import Crop, Crops, Photo, load_photos
+from lipcore.training.widerface_train import Crop, Crops, Photo, load_backgrounds, load_photos
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class TrainConfig(loop.Schedule):
     Attributes:
         templates, low, high: how many templates, and the range of their longer side in pixels.
         grids, pasted: see :class:`lipcore.training.widerface_train.Crops`.
+        start: sha256 of the weights that the training starts from; empty: from none.
     """
 
     templates: int = 12
@@ -39,6 +45,7 @@ class TrainConfig(loop.Schedule):
     high: float = 160.0
     grids: float = 0.08
     pasted: float = 0.2
+    start: str = ""
 
 
 @torch.no_grad()
@@ -88,15 +95,26 @@ class Run(loop.Run[TrainConfig]):
     file = "hr_mini.safetensors"
     measures = ("held_out_ap", "held_out_recall")
 
-    def __init__(self, config: TrainConfig, photos: list[Photo], device: str) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        sets: Sequence[list[Photo]],
+        device: str,
+        backgrounds: Sequence[Photo] = (),
+        start: dict[str, Tensor] | None = None,
+    ) -> None:
         torch.manual_seed(config.seed)
-        order = np.random.default_rng(config.seed).permutation(len(photos))
-        self.held_out = [photos[i] for i in order[: config.held_out]]
-        self.photos = [photos[i] for i in order[config.held_out :]]
-        self.templates = learn_templates(self.photos, config).to(device)
+        self.held_out, self.photos = split(sets, config.held_out, config.seed)
+        self.photos += backgrounds
+        known = None if start is None else start["templates"]
+        self.templates = learn_templates(self.photos, config, known).to(device)
         self.sizes = self.templates.double().cpu().numpy()
         self.crops = Crops(self.photos, config.side, config.seed, config.low, config.high, config.grids, config.pasted)
         net, average = (initialise(HRMiniNet(config.templates)).to(device) for _ in range(2))
+        if start is not None:
+            unfold(net, start)
+            images = [torch.from_numpy(self.crops[i].pixels.copy()) for i in range(64)]
+            measure_batch_norms(net, normalise(torch.stack(images).permute(0, 3, 1, 2).to(device).float()))
         super().__init__(config, net, average, device)
 
     def crop(self, index: int) -> Crop:
@@ -118,14 +136,96 @@ class Run(loop.Run[TrainConfig]):
         loop.write_weights(tensors | {"templates": self.templates.float()}, path, FORMAT)
 
 
-def learn_templates(photos: list[Photo], config: TrainConfig) -> Tensor:
-    """(T, 2) width and height in pixels, clustered from the photos' boxes."""
+def split(sets: Sequence[list[Photo]], held_out: int, seed: int) -> tuple[list[Photo], list[Photo]]:
+    """Photos held out for the learning curves, and those to learn from; every set gives its share.
+
+    The order within a set depends on ``seed`` alone, so what is held out of a set with a smaller share was also held
+    out with a larger one.
+    """
+    count = sum(map(len, sets))
+    kept, learnt = [], []
+    for photos in sets:
+        order = np.random.default_rng(seed).permutation(len(photos))
+        share = round(held_out * len(photos) / count)
+        kept += [photos[i] for i in order[:share]]
+        learnt += [photos[i] for i in order[share:]]
+    return kept, learnt
+
+
+def learn_templates(photos: list[Photo], config: TrainConfig, known: Tensor | None = None) -> Tensor:
+    """(T, 2) width and height in pixels, clustered from the photos' boxes; after ``known`` ones, only larger ones."""
+    low, count = config.low, config.templates
+    if known is not None:
+        low, count = float(known.max()) * 1.15, config.templates - len(known)
+        if count < 0:
+            raise DataError(f"templates is {config.templates}, but the weights to start from have {len(known)}")
+        if count == 0:
+            return known
     sizes = np.concatenate([p.boxes[~p.invalid, 2:] - p.boxes[~p.invalid, :2] for p in photos])
-    sizes = sizes[sizes.max(axis=1) >= config.low]
+    if known is not None:  # large faces are rare: the shapes of all, at the sizes wanted
+        sizes = sizes[sizes.max(axis=1) >= config.low]
+        longer = np.exp(np.random.default_rng(config.seed).uniform(np.log(low), np.log(config.high), len(sizes)))
+        sizes = sizes / sizes.max(axis=1, keepdims=True) * longer[:, None]
+    sizes = sizes[sizes.max(axis=1) >= low]
     if len(sizes) == 0:
-        raise DataError(f"no face of at least {config.low:g} px among {len(photos)} photos")
-    drawn = balanced_sizes(sizes, config.low, config.high, 3000, config.seed)
-    return torch.from_numpy(k_medoids(drawn, config.templates, config.seed)).float()
+        raise DataError(f"no face of at least {low:g} px among {len(photos)} photos")
+    drawn = balanced_sizes(sizes, low, config.high, 3000, config.seed)
+    learnt = torch.from_numpy(k_medoids(drawn, count, config.seed)).float()
+    return learnt if known is None else torch.cat((known, learnt))
+
+
+@torch.no_grad()
+def unfold(net: HRMiniNet, state: dict[str, Tensor]) -> None:
+    """Sets ``net`` to weights whose batch norms are folded: each norm becomes the identity plus the bias.
+
+    Templates that the weights lack become copies of their largest, the last.
+    """
+    had, has = len(state["templates"]), net.templates
+    for name, module in net.named_modules():
+        if isinstance(module, ConvBN):
+            bn = module.bn
+            assert isinstance(bn, nn.BatchNorm2d)
+            assert bn.running_mean is not None
+            assert bn.running_var is not None
+            module.conv.weight.copy_(state[f"{name}.conv.weight"])
+            bn.bias.copy_(state[f"{name}.conv.bias"])
+            bn.weight.fill_(1)
+            bn.running_mean.zero_()
+            bn.running_var.fill_(1 - bn.eps)
+        elif isinstance(module, nn.Conv2d) and name.startswith("score_res"):
+            rows = torch.arange(has).clamp_max(had - 1)
+            index = (torch.arange(5)[:, None] * had + rows).flatten()
+            module.weight.copy_(state[f"{name}.weight"][index])
+            assert module.bias is not None
+            module.bias.copy_(state[f"{name}.bias"][index])
+
+
+@torch.no_grad()
+def measure_batch_norms(net: HRMiniNet, images: Tensor) -> None:
+    """Gives identity batch norms the statistics of ``images`` (B, 3, H, W), normalised; the network stays the same.
+
+    In training mode it then computes on such images nearly what it does in evaluation.
+    """
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].transpose(0, 1).flatten(1)
+        seen[module] = (x.mean(dim=1), x.var(dim=1))
+
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [module.register_forward_pre_hook(note) for module in norms]
+    net.eval()
+    net(images)
+    for hook in hooks:
+        hook.remove()
+    for module in norms:
+        mean, var = seen[module]
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(var)
+        module.weight.copy_(torch.sqrt(var + module.eps))
+        module.bias.add_(mean)
 
 
 def initialise(net: HRMiniNet) -> HRMiniNet:
@@ -145,21 +245,40 @@ def initialise(net: HRMiniNet) -> HRMiniNet:
     return net
 
 
-def train(config: TrainConfig, data: Path, out: Path, device: str = "cpu", resume: bool = True) -> Path:
+def train(
+    config: TrainConfig,
+    data: Sequence[Path],
+    out: Path,
+    device: str = "cpu",
+    resume: bool = True,
+    *,
+    start: Path | None = None,
+    background: Path | None = None,
+) -> Path:
     """Trains HR-mini; see :func:`lipcore.training.loop.train`.
 
     Args:
         config: what to train.
-        data: the folder ``widerface_train_small``.
+        data: folders such as ``widerface_train_small`` and ``widerface_train_more``.
         out: where weights, checkpoint and log go; made if missing.
         device: as torch names devices.
         resume: go on from ``out/checkpoint.pt`` if it is there; otherwise start afresh and overwrite.
+        start: weights of an HR-mini to start from.
+        background: a folder in COCO's format; its photos without a person are shown as places without a face.
 
     Returns:
         The path of the weights.
 
     Raises:
         DataError: the images are missing or malformed.
+        WeightsError: ``start`` is no HR-mini.
         LipcoreError: the checkpoint is another config's, or the loss is not finite.
     """
-    return loop.train(Run(config, load_photos(data), device), out, resume)
+    given = None
+    if start is not None:
+        given, config = read_weights(start), replace(config, start=sha256(start))
+    elif config.start:
+        raise LipcoreError("start is the digest of the weights to start from; name their file instead (--start)")
+    sets = [load_photos(folder) for folder in data]
+    backgrounds = load_backgrounds(background) if background is not None else []
+    return loop.train(Run(config, sets, device, backgrounds, given), out, resume)

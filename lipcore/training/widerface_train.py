@@ -83,6 +83,28 @@ def load_photos(folder: Path) -> list[Photo]:
     return photos
 
 
+def load_backgrounds(folder: Path) -> list[Photo]:
+    """The images of a folder in COCO's format (``instances.json``, ``images/``) that show no person, without a box.
+
+    Raises:
+        DataError: the list or an image is missing or malformed.
+    """
+    listing = folder / "instances.json"
+    try:
+        listed = json.loads(listing.read_text())
+        person = next(c["id"] for c in listed["categories"] if c["name"] == "person")
+        peopled = {a["image_id"] for a in listed["annotations"] if a["category_id"] == person}
+        photos = []
+        for row in listed["images"]:
+            if row["id"] not in peopled:
+                with Image.open(folder / "images" / row["file_name"]) as image:
+                    pixels = np.asarray(image.convert("RGB"))
+                photos.append(Photo(pixels, np.empty((0, 4)), np.empty(0, dtype=bool)))
+    except (ValueError, KeyError, OSError, StopIteration) as error:
+        raise DataError(f"{listing} is not a readable list in COCO's format: {error!r}") from error
+    return photos
+
+
 class Crops:
     """A map-style dataset of endless length: ``crops[i]`` is a :class:`Crop` made from (seed, i).
 
