@@ -39,8 +39,9 @@ from lipcore.experiments.lip_peers import EXPERIMENT, KEY, PASSES, PROFILES, Con
 from lipcore.experiments.records import Records
 from lipcore.experiments.steps import MODES, Case, machine, same_place
 from lipcore.images import quantise
+from lipcore.known_fields import erf_of
 from lipcore.metrics.success import attack_success, found
-from lipcore.receptive_field import Extent, erf_of
+from lipcore.receptive_field import Extent
 from lipcore.results import Stopwatch, results_path
 
 

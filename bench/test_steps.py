@@ -20,7 +20,8 @@ from lipcore.attacks.targets import Matching, find_instances
 from lipcore.detectors import Detector, load_detector
 from lipcore.experiments.lip_cost import Cell
 from lipcore.experiments.steps import MODES, Case, machine, peak_mb
-from lipcore.receptive_field import Extent, erf_of
+from lipcore.known_fields import erf_of
+from lipcore.receptive_field import Extent
 
 FULL = os.environ.get("PROFILE", "quick") == "full"
 DETECTORS = ("hr-mini", "centerface", "pnet") if FULL else ("pnet",)

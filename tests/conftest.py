@@ -15,6 +15,14 @@ settings.register_profile("lipcore", deadline=None, derandomize=True, max_exampl
 settings.load_profile("lipcore")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's cache, an empty one."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout's top folder."""

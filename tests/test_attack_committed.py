@@ -23,7 +23,7 @@ from lipcore.experiments.attack_runs import NONE, Settings, Task, attack_image
 from lipcore.experiments.attack_tables import DETECTORS
 from lipcore.experiments.attack_verdicts import table
 from lipcore.experiments.benchmark import Item, load_items
-from lipcore.receptive_field import erf_of
+from lipcore.known_fields import erf_of
 from lipcore.results import plain, read_results
 
 EXPERIMENTS = {"wider_attack": "wider", "fddb_attack": "fddb", "transfer": "wider"}

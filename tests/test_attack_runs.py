@@ -37,8 +37,9 @@ from lipcore.experiments.benchmark import CROWD, CROWDS, Item, fit, load_items
 from lipcore.experiments.packing import pack, rounded, unpack
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
+from lipcore.known_fields import erf_of
 from lipcore.metrics.wider import iou_plus_one
-from lipcore.receptive_field import Extent, erf_of
+from lipcore.receptive_field import Extent
 from lipcore.results import read_results
 
 

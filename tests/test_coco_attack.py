@@ -25,9 +25,10 @@ from lipcore.experiments.coco_table import BASELINES, groups, rows, summary
 from lipcore.experiments.packing import unpack
 from lipcore.experiments.records import Records
 from lipcore.experiments.rpn_mini_card import TRAINING_LOG, card
+from lipcore.known_fields import erf_of
 from lipcore.metrics.coco import evaluate_files, write_predictions
 from lipcore.paths import DATA, ROOT
-from lipcore.receptive_field import Extent, erf_of
+from lipcore.receptive_field import Extent
 
 SETTINGS = CocoSettings(extent=Extent(rule="fixed", value=64))
 FULL = ROOT / "results" / "full" / "coco_attack.json"

@@ -19,6 +19,7 @@ from lipcore.detectors import Detector, Responses
 from lipcore.detectors.centerface import CenterFace
 from lipcore.detectors.pnet import PNet
 from lipcore.errors import UnknownName
+from lipcore.known_fields import erf_of
 from lipcore.receptive_field import (
     MASSES,
     Erf,
@@ -26,7 +27,6 @@ from lipcore.receptive_field import (
     GaussianFit,
     TemplateErf,
     central_response,
-    erf_of,
     fit_gaussian,
     gradient_map,
     mass_side,
@@ -241,19 +241,6 @@ class TestMeasured:
         assert erf.sides[0.5] >= 10
         assert 0 < erf.fit.r2 <= 1
 
-    def test_is_measured_once_a_detector(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls: list[Detector] = []
-
-        def measure(detector: Detector) -> Erf:
-            calls.append(detector)
-            return ()
-
-        monkeypatch.setattr(receptive_field, "measure_erf", measure)
-        one, two = toys.Toy(), toys.Toy()
-        for detector in (one, one, two, one):
-            erf_of(detector)
-        assert calls == [one, two]
-
 
 def mask_of(support: Support, height: int, width: int) -> Tensor:
     mask = torch.zeros(height, width, dtype=torch.bool)
@@ -315,7 +302,7 @@ def known_erf() -> Erf:
     fit = GaussianFit(1, 0, 0, 4, 4, 0.9)
     sides = dict(zip(MASSES, (5, 7, 9, 11, 13), strict=True))
     return tuple(
-        TemplateErf(name, np.zeros((2, 2)), {m: s + extra for m, s in sides.items()}, fit, 1)
+        TemplateErf(name, {m: s + extra for m, s in sides.items()}, fit, 1)
         for name, extra in (("small", 0), ("large", 6))
     )
 

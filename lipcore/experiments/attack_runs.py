@@ -28,8 +28,9 @@ from lipcore.experiments.packing import pack, rounded
 from lipcore.experiments.processes import in_processes
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
+from lipcore.known_fields import erf_of
 from lipcore.metrics.success import visibility
-from lipcore.receptive_field import Erf, Extent, erf_of
+from lipcore.receptive_field import Erf, Extent
 from lipcore.results import Stopwatch, digest
 
 KEY = ("config", "detector", "image", "perturbation", "update", "epsilon")

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from lipcore.datasets.synthetic import calibration_images
 from lipcore.detectors import load_detector, weights
 from lipcore.detectors.base import Detector
 from lipcore.detectors.hr import random_hr
@@ -24,9 +24,8 @@ from lipcore.errors import UnknownName
 from lipcore.receptive_field import (
     CALIBRATION_IMAGES,
     MASSES,
-    Erf,
-    TemplateErf,
-    erf_of,
+    MeasuredErf,
+    calibration,
     measure_erf,
     theoretical_sides,
 )
@@ -80,11 +79,11 @@ class Fields:
     """
 
     detector: Detector
-    erf: Erf
+    erf: tuple[MeasuredErf, ...]
     trf: dict[str, int]
 
     @property
-    def middle(self) -> TemplateErf:
+    def middle(self) -> MeasuredErf:
         """The template in the middle of the detector's list, which stands for it in figures and prose."""
         return self.erf[len(self.erf) // 2]
 
@@ -109,12 +108,8 @@ def side_by_side(detector: str) -> list[Detector]:
 
 
 def fields_of(detector: Detector, images: int = CALIBRATION_IMAGES) -> Fields:
-    """Both receptive fields of a detector; fewer than the usual ``images`` are not kept for attacks to use."""
-    if images == CALIBRATION_IMAGES:
-        erf = erf_of(detector)
-    else:
-        erf = measure_erf(detector, calibration_images(images, face_side=getattr(detector, "face_side", None)))
-    return Fields(detector, erf, theoretical_sides(detector))
+    """Both receptive fields of a detector, measured on so many ``images``."""
+    return Fields(detector, measure_erf(detector, islice(calibration(detector), images)), theoretical_sides(detector))
 
 
 def overlap(side: int, pitch: int) -> float:

@@ -36,8 +36,8 @@ from lipcore.experiments.benchmark import Item, load_items, truth
 from lipcore.experiments.processes import in_processes
 from lipcore.experiments.records import Records
 from lipcore.images import quantise
+from lipcore.known_fields import erf_of
 from lipcore.metrics.intervals import share
-from lipcore.receptive_field import erf_of
 from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
 
 EXPERIMENT = "transfer"
