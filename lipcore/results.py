@@ -23,7 +23,7 @@ import torch
 import lipcore
 from lipcore.detectors.base import Detector
 from lipcore.errors import DataError
-from lipcore.paths import DATA, ROOT
+from lipcore.paths import DATA, ROOT, replacing
 
 _NUMBER = {"type": ["number", "null"]}
 
@@ -110,8 +110,11 @@ def write_results(
         seconds: of computing behind the rows, summed over runs where it was resumed.
 
     Raises:
+        DataError: there is no row, or the project's own result would lose some.
         jsonschema.ValidationError: the result is not of the form of :data:`SCHEMA`.
     """
+    if not rows:
+        raise DataError(f"{experiment} has nothing measured with this configuration, so there is no table to write")
     provenance = {
         "git_commit": git_commit(),
         "lipcore": lipcore.__version__,
@@ -135,11 +138,30 @@ def write_results(
         }
     )
     jsonschema.validate(document, SCHEMA)
+    if path.parent == ROOT / "results" / "full":
+        _keep_what_is_there(path, document)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(document, indent=1) + "\n")
-    part.replace(path)
+    with replacing(path) as file:
+        file.write((json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
     return path
+
+
+def _keep_what_is_there(path: Path, document: Mapping[str, Any]) -> None:
+    """Refuses to replace the project's own result by one of other detectors or weights, or of fewer rows."""
+    if not path.is_file():
+        return
+    before = read_results(path)
+    old, new = (
+        {name: of["weights_sha256"] for name, of in d["provenance"]["detectors"].items()} for d in (before, document)
+    )
+    lost = sorted(name for name, weights in old.items() if new.get(name) != weights)
+    rows, left = len(before["rows"]), len(document["rows"])
+    if lost or left < rows:
+        why = f"its rows of {', '.join(lost)} with the same weights" if lost else f"{rows - left} of its {rows} rows"
+        raise DataError(
+            f"{path} would lose {why}, and is left as it is. Set LIPCORE_RESULTS to a folder of your own for this "
+            "result, or move the file away to replace it on purpose"
+        )
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@ tables follow from theirs."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -103,6 +104,40 @@ class TestFile:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match=r"bad\.json is not a results file"):
             read_results(tmp_path / "bad.json")
+
+    def test_without_rows_is_an_error(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "example.json")
+        before = path.read_bytes()
+        with pytest.raises(DataError, match="example has nothing measured with this configuration"):
+            write(path, rows=[])
+        assert path.read_bytes() == before
+
+    def test_the_projects_own_loses_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(results, "ROOT", tmp_path)
+        path = write(tmp_path / "results" / "full" / "example.json", rows=[ROW] * 3)
+        before = path.read_bytes()
+        for changes, lost in (({"rows": [ROW]}, "2 of its 3 rows"), ({"detectors": []}, "its rows of toy")):
+            with pytest.raises(DataError, match=rf"would lose {lost}.* LIPCORE_RESULTS .* on purpose"):
+                write(path, **({"rows": [ROW] * 3} | changes))
+            assert path.read_bytes() == before
+        write(path, rows=[ROW] * 4)
+        assert len(read_results(path)["rows"]) == 4
+        other = write(tmp_path / "results" / "quick" / "example.json", rows=[ROW] * 3)
+        write(other, rows=[ROW])
+        assert len(read_results(other)["rows"]) == 1
+
+    def test_a_full_disk_leaves_what_was_there(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = write(tmp_path / "example.json")
+        before = path.read_bytes()
+
+        def full(_: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            write(path, rows=[ROW] * 2)
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["example.json"]
 
     def test_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("LIPCORE_RESULTS", raising=False)
@@ -250,11 +285,59 @@ class TestRecords:
         again.add({"image": 2, "method": "a", "value": 0.25})
         assert path.read_bytes() == whole
 
-    def test_a_cut_exactly_before_the_newline_is_a_cut(self, tmp_path: Path) -> None:
+    def test_a_line_that_lacks_only_its_newline_is_whole(self, tmp_path: Path) -> None:
         path = tmp_path / "some.jsonl"
-        path.write_text('{"image": 0, "method": "a"}\n{"image": 1, "method": "a"}')
+        text = '{"image": 0, "method": "a"}\n{"image": 1, "method": "a"}'
+        path.write_text(text)
+        records = self.records(path)
+        assert len(records) == 2
+        assert path.read_text() == text
+        records.add({"image": 2, "method": "a"})
+        assert path.read_text() == text + '\n{"image": 2, "method": "a"}\n'
+        assert len(self.records(path)) == 3
+
+    @pytest.mark.parametrize("tail", ['{"image": 1, "meth', '{"image": 1, "method": "a"', '{"a": {"b": 1}', "{"])
+    def test_reading_changes_nothing(self, tmp_path: Path, tail: str) -> None:
+        path = tmp_path / "some.jsonl"
+        text = '{"image": 0, "method": "a"}\n' + tail
+        path.write_text(text)
+        path.chmod(0o444)
         assert len(self.records(path)) == 1
-        assert path.read_text() == '{"image": 0, "method": "a"}\n'
+        assert path.read_text() == text
+
+    @pytest.mark.parametrize("text", ["a note", '{"image": 1, "method": "a"}{"image": 2, "method": "a"}', "[1, 2"])
+    def test_a_file_of_something_else_is_left_as_it_is(self, tmp_path: Path, text: str) -> None:
+        path = tmp_path / "some.jsonl"
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"line 1 of .*some\.jsonl is damaged.* move the file away"):
+            self.records(path)
+        records = self.records(tmp_path / "none.jsonl")
+        path.rename(records.path)
+        with pytest.raises(DataError, match="line 1 of .* is damaged"):
+            records.add({"image": 3, "method": "a"})
+        assert records.path.read_text() == text
+
+    def test_a_file_that_became_shorter(self, tmp_path: Path) -> None:
+        records = self.records(tmp_path / "some.jsonl")
+        records.add({"image": 0, "method": "a"})
+        records.path.write_text("")
+        with pytest.raises(DataError, match="has lost lines"):
+            records.add({"image": 1, "method": "a"})
+        assert records.path.read_text() == "", "no hole of zeros is written"
+
+    def test_numbers_that_are_not_finite_are_null(self, tmp_path: Path) -> None:
+        records = self.records(tmp_path / "some.jsonl")
+        records.add({"image": 0, "method": "a", "psnr": math.inf, "drops": [math.nan, 1.0]})
+        assert json.loads(records.path.read_text(), parse_constant=pytest.fail)["drops"] == [None, 1.0]
+        assert list(records) == list(self.records(records.path))
+
+    def test_lines_written_twice_are_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "some.jsonl"
+        path.write_text('{"image": 0, "method": "a", "value": 1}\n' * 2 + '{"image": 1, "method": "a", "value": 2}\n')
+        records = self.records(path)
+        assert [r["value"] for r in records] == [1, 2]
+        records.add({"image": 2, "method": "a", "value": 3})
+        assert len(self.records(path)) == 3
 
     def test_an_empty_file(self, tmp_path: Path) -> None:
         (tmp_path / "some.jsonl").write_text("")
@@ -266,8 +349,8 @@ class TestRecords:
         records.add({"image": 0, "method": "a", "value": 1})
         with pytest.raises(DataError, match=r"\(0, 'a'\) is recorded in .*some\.jsonl already"):
             records.add({"image": 0, "method": "a", "value": 2})
-        path.write_bytes(path.read_bytes() * 2)
-        with pytest.raises(DataError, match=r"line 2 of .* records a unit for the second time"):
+        path.write_bytes(path.read_bytes() + b'{"image": 0, "method": "a", "value": 2}\n')
+        with pytest.raises(DataError, match=r"lines 1 and 2 of .* \(0, 'a'\), and differ in value; delete one"):
             self.records(path)
 
     @pytest.mark.parametrize("line", ["{", "", "3", "null", "[1]", '{"image": 1}', '{"image": [], "method": {}}'])
@@ -278,6 +361,56 @@ class TestRecords:
         with pytest.raises(DataError, match=r"line 2 of .*some\.jsonl is damaged"):
             self.records(path)
         assert path.read_text() == text, "what cannot be read is not touched"
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from lipcore.experiments.records import Records
+records = Records(Path(sys.argv[1]), ("image",))
+with records.writing():
+    records.add({"image": 0})
+    print("holds", flush=True)
+    sys.stdin.read()
+"""
+
+
+class TestTwoProcesses:
+    def test_one_writes_at_a_time_and_the_other_is_told_who(self, tmp_path: Path) -> None:
+        path = tmp_path / "some.jsonl"
+        other = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert other.stdout
+        assert other.stdout.readline() == "holds\n"
+        records = Records(path, ("image",))
+        assert len(records) == 1, "reading goes on beside it"
+        for attempt in (records.writing().__enter__, lambda: records.add({"image": 1})):
+            with pytest.raises(DataError, match=rf"written by process {other.pid} .*, since 20.* wait until"):
+                attempt()
+        other.kill()  # a kill leaves no lock behind
+        other.wait()
+        with records.writing():
+            records.add({"image": 1})
+        assert path.read_text() == '{"image": 0}\n{"image": 1}\n'
+
+    def test_what_another_wrote_meanwhile_is_seen(self, tmp_path: Path) -> None:
+        one, two = (Records(tmp_path / "some.jsonl", ("image",)) for _ in range(2))
+        one.add({"image": 0})
+        two.add({"image": 1})
+        assert (len(one), len(two)) == (1, 2)
+        with pytest.raises(DataError, match=r"\(1,\) is recorded in .* already"):
+            one.add({"image": 1})
+        assert len(Records(one.path, one.key)) == 2
+
+    def test_a_folder_that_cannot_be_written_is_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "some.jsonl"
+        path.write_text('{"image": 0}\n')
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        records = Records(path, ("image",))
+        with records.writing():
+            assert records.has({"image": 0})
+        assert [p.name for p in tmp_path.iterdir()] == ["some.jsonl"]
 
 
 #: Small enough for seconds, long enough to be killed half-way.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
+from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +29,8 @@ def in_processes(
 ) -> Iterator[Result]:
     """The result of ``work`` for each task, in the order in which they are finished.
 
+    The processes end with this one, however it ends, and at once where an error or Ctrl-C stops the work.
+
     Args:
         work: a function at the top of a module, which other processes can import.
         tasks: what it is called with.
@@ -36,20 +41,35 @@ def in_processes(
     """
     context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
     pool = ProcessPoolExecutor(jobs, context, _begin, (threads, start, arguments))
+    others = multiprocessing.active_children()
     try:
         with _one_thread() if threads == 1 else nullcontext():
             waiting = [pool.submit(work, task) for task in tasks]  # processes begin as tasks are handed over
         for done in as_completed(waiting):
             yield done.result()
+    except BaseException:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _begin(threads: int, start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if threads:
         torch.set_num_threads(max(2, threads))
     if start:
         start(*arguments)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextmanager
