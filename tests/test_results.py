@@ -313,7 +313,7 @@ class TestRecords:
             self.records(path)
         records = self.records(tmp_path / "none.jsonl")
         path.rename(records.path)
-        with pytest.raises(DataError, match="line 1 of .* is damaged"):
+        with pytest.raises(DataError, match=r"line 1 of .* is damaged"):
             records.add({"image": 3, "method": "a"})
         assert records.path.read_text() == text
 

@@ -149,9 +149,10 @@ def run(config: Config, detectors: Mapping[str, Detector], records: Records) -> 
         """The detector, or its pyramid; one object for all images, since its ERF is measured once for each object."""
         return Pyramid(detectors[name], scales) if scales else detectors[name]
 
-    for name, variant, unit in tqdm(list(units(config, detectors)), desc=EXPERIMENT, unit="image", disable=None):
-        if not records.has(unit):
-            records.add(unit | _attack_image(at(name, variant.scales), variant, unit["image"]))
+    with records.writing():
+        for name, variant, unit in tqdm(list(units(config, detectors)), desc=EXPERIMENT, unit="image", disable=None):
+            if not records.has(unit):
+                records.add(unit | _attack_image(at(name, variant.scales), variant, unit["image"]))
 
 
 def summarise(

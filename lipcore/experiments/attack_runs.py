@@ -287,7 +287,8 @@ def run(
     detector = workers.load()
     shared = {"config": settings.fingerprint(detector), "detector": detector.name}
     todo = tasks(items, parts, records, shared)
-    with tqdm(total=sum(len(t.attacks) for t in todo), desc=detector.name, unit="attack", disable=None) as bar:
+    attacks = sum(len(t.attacks) for t in todo)
+    with records.writing(), tqdm(total=attacks, desc=detector.name, unit="attack", disable=None) as bar:
         for record in _records_of(settings, detector, todo, workers, attack):
             records.add(shared | record | {"device": device_name(detector)})
             bar.update()

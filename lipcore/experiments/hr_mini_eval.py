@@ -123,13 +123,14 @@ def run(config: Config, detector: HRMini, path: Path) -> Records:
         items = list(islice(load_items(config.dataset).values(), config.images))
     except DataError:
         items = []
-    for item in tqdm(items, desc=f"{EXPERIMENT}: {config.dataset}", unit="image", disable=None):
-        for mode in MODES:
-            once(mode, item.name, _benchmark, item, mode)
-    cells = [(side, ground, seed) for side in config.sides for ground in GROUNDS for seed in range(config.drawn)]
-    for side, ground, seed in tqdm(cells, desc=f"{EXPERIMENT}: drawn", unit="image", disable=None):
-        once("drawn", f"{ground}-{side}-{seed}", _drawn, side, ground, seed)
-    once("step", str(config.canvas), _step)
+    with records.writing():
+        for item in tqdm(items, desc=f"{EXPERIMENT}: {config.dataset}", unit="image", disable=None):
+            for mode in MODES:
+                once(mode, item.name, _benchmark, item, mode)
+        cells = [(side, ground, seed) for side in config.sides for ground in GROUNDS for seed in range(config.drawn)]
+        for side, ground, seed in tqdm(cells, desc=f"{EXPERIMENT}: drawn", unit="image", disable=None):
+            once("drawn", f"{ground}-{side}-{seed}", _drawn, side, ground, seed)
+        once("step", str(config.canvas), _step)
     return records
 
 

@@ -237,7 +237,7 @@ def run(config: Config, records_path: Path, *, device: str = "cpu", jobs: int = 
     """
     records = Records(records_path, KEY)
     todo = [task for _, task in tasks(config, records)]
-    with tqdm(total=len(todo), desc=EXPERIMENT, unit="image", disable=None) as bar:
+    with records.writing(), tqdm(total=len(todo), desc=EXPERIMENT, unit="image", disable=None) as bar:
         for done in _done(config, todo, device, jobs):
             for record in done:
                 records.add(record)

@@ -180,30 +180,31 @@ def run(
     """
     records = Records(records_path, KEY)
     chosen = replace(config, parts=tuple(p for p in config.parts if detector in ("", p.detector)))
-    for part, model in loaded(chosen, device):
-        erf: Erf | None = None
-        for cell in tqdm(part.cells, desc=f"{EXPERIMENT}: {part.detector}", unit="cell", disable=None):
-            unit = _unit(config, model, part, cell)
-            image = cell.draw(config.face_side).to(device)
-            place = {"machine": machine(image), "threads": torch.get_num_threads()}
-            wanted = {
-                kind: [m for m in modes if not records.has({**unit, "mode": m, "measured": kind})]
-                for kind, modes in (("time", part.modes), ("memory", part.weighed), ("passes", ("colouring",)))
-                if kind in only and (kind != "memory" or cell.faces in part.memory)
-            }
-            if not any(wanted.values()):
-                continue
-            if wanted.get("time"):
-                same_place((r for r in records if r["measured"] == "time"), unit["config"], place)
-            if erf is None:
-                faces_side = getattr(model, "face_side", None)
-                erf = measure_erf(model, calibration_images(config.calibration, face_side=faces_side))
-            case = case_of(config, part, model, image, erf)
-            shared = {**unit, **place, "instances": len(case.targets)}
-            for kind, modes in wanted.items():
-                modes = [m for m in modes if case.targets or not (kind == "passes" or MODES[m].separate)]
-                for record in _measured(config, part, case, kind, modes):
-                    records.add({**shared, "measured": kind, **record})
+    with records.writing():
+        for part, model in loaded(chosen, device):
+            erf: Erf | None = None
+            for cell in tqdm(part.cells, desc=f"{EXPERIMENT}: {part.detector}", unit="cell", disable=None):
+                unit = _unit(config, model, part, cell)
+                image = cell.draw(config.face_side).to(device)
+                place = {"machine": machine(image), "threads": torch.get_num_threads()}
+                wanted = {
+                    kind: [m for m in modes if not records.has({**unit, "mode": m, "measured": kind})]
+                    for kind, modes in (("time", part.modes), ("memory", part.weighed), ("passes", ("colouring",)))
+                    if kind in only and (kind != "memory" or cell.faces in part.memory)
+                }
+                if not any(wanted.values()):
+                    continue
+                if wanted.get("time"):
+                    same_place((r for r in records if r["measured"] == "time"), unit["config"], place)
+                if erf is None:
+                    faces_side = getattr(model, "face_side", None)
+                    erf = measure_erf(model, calibration_images(config.calibration, face_side=faces_side))
+                case = case_of(config, part, model, image, erf)
+                shared = {**unit, **place, "instances": len(case.targets)}
+                for kind, modes in wanted.items():
+                    modes = [m for m in modes if case.targets or not (kind == "passes" or MODES[m].separate)]
+                    for record in _measured(config, part, case, kind, modes):
+                        records.add({**shared, "measured": kind, **record})
     return records
 
 

@@ -149,18 +149,19 @@ def run(config: Config, records_path: Path, *, only: Sequence[str] = tuple(SCOPE
     """
     records = Records(records_path, KEY)
     chosen = replace(config.cost, parts=tuple(p for p in config.cost.parts if detector in ("", p.detector)))
-    for part, model in lip_cost.loaded(chosen):
-        image = part.cells[0].draw(config.cost.face_side)
-        unit = {"config": _fingerprint(config, part, model), "detector": model.name}
-        place = {"machine": machine(image), "threads": torch.get_num_threads()}
-        for scope in only:
-            wanted = [v for v in SCOPES[scope] if not records.has({**unit, "scope": scope, "variant": v})]
-            if wanted:
-                if scope != "memory":
-                    same_place((r for r in records if r["scope"] != "memory"), unit["config"], place)
-                for record in _measured(config, part, Case(model, image, [], []), scope):
-                    if record["variant"] in wanted:
-                        records.add({**unit, "scope": scope, **place, **record})
+    with records.writing():
+        for part, model in lip_cost.loaded(chosen):
+            image = part.cells[0].draw(config.cost.face_side)
+            unit = {"config": _fingerprint(config, part, model), "detector": model.name}
+            place = {"machine": machine(image), "threads": torch.get_num_threads()}
+            for scope in only:
+                wanted = [v for v in SCOPES[scope] if not records.has({**unit, "scope": scope, "variant": v})]
+                if wanted:
+                    if scope != "memory":
+                        same_place((r for r in records if r["scope"] != "memory"), unit["config"], place)
+                    for record in _measured(config, part, Case(model, image, [], []), scope):
+                        if record["variant"] in wanted:
+                            records.add({**unit, "scope": scope, **place, **record})
     return records
 
 

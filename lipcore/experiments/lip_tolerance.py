@@ -97,19 +97,20 @@ def loaded(config: Config, device: str = "cpu") -> Iterator[tuple[str, Detector]
 def run(config: Config, records_path: Path, *, device: str = "cpu") -> Records:
     """Attacks what is not recorded yet, one image at a time."""
     records = Records(records_path, KEY)
-    for _, detector in loaded(config, device):
-        erf: Erf | None = None
-        places = list(product(config.epsilons, range(config.images)))
-        for epsilon, image in tqdm(places, desc=f"{EXPERIMENT}: {detector.name}", unit="image", disable=None):
-            unit: dict[str, Any] = {"config": _fingerprint(config, detector), "detector": detector.name}
-            unit |= {"epsilon": epsilon, "image": image}
-            wanted = [t for t in config.tolerances if not records.has({**unit, "tolerance": t})]
-            if wanted and erf is None:
-                side = getattr(detector, "face_side", None)
-                erf = measure_erf(detector, calibration_images(config.calibration, face_side=side))
-            for tolerance in wanted:
-                made = _attacked(config, detector, epsilon, image, tolerance, erf)
-                records.add({**unit, "tolerance": tolerance, **made})
+    with records.writing():
+        for _, detector in loaded(config, device):
+            erf: Erf | None = None
+            places = list(product(config.epsilons, range(config.images)))
+            for epsilon, image in tqdm(places, desc=f"{EXPERIMENT}: {detector.name}", unit="image", disable=None):
+                unit: dict[str, Any] = {"config": _fingerprint(config, detector), "detector": detector.name}
+                unit |= {"epsilon": epsilon, "image": image}
+                wanted = [t for t in config.tolerances if not records.has({**unit, "tolerance": t})]
+                if wanted and erf is None:
+                    side = getattr(detector, "face_side", None)
+                    erf = measure_erf(detector, calibration_images(config.calibration, face_side=side))
+                for tolerance in wanted:
+                    made = _attacked(config, detector, epsilon, image, tolerance, erf)
+                    records.add({**unit, "tolerance": tolerance, **made})
     return records
 
 

@@ -318,21 +318,22 @@ def run(config: Config, detector: Detector, path: Path, *, only_first: bool = Fa
     records = Records(path, KEY)
     shared = {"config": config.fingerprint(detector), "detector": detector.name}
     units = [(cell, seed) for cell in config.cells for seed in range(1 if only_first else config.images)]
-    for (faces, distance), seed in tqdm(units, desc=EXPERIMENT, unit="image", disable=None):
-        unit = shared | {"faces": faces, "distance": distance, "image": seed}
-        missing = [p for p in (*PATHS, "clean") if not records.has(unit | {"path": p})]
-        if not missing:
-            continue
-        grid = Grid(faces=faces, distance=distance, face_side=config.face_side, canvas=config.canvas)
-        subject = prepare(config, detector, grid, seed)
-        for name in missing:
-            watch = Stopwatch()
-            record: dict[str, Any] = {"chosen": subject.chosen}
-            if subject.chosen and name == "clean":
-                record |= first_order(config, detector, subject)
-            elif subject.chosen:
-                record |= follow(config, detector, subject, name)
-            records.add(unit | {"path": name} | record | {"seconds": round(watch.seconds, 2)})
+    with records.writing():
+        for (faces, distance), seed in tqdm(units, desc=EXPERIMENT, unit="image", disable=None):
+            unit = shared | {"faces": faces, "distance": distance, "image": seed}
+            missing = [p for p in (*PATHS, "clean") if not records.has(unit | {"path": p})]
+            if not missing:
+                continue
+            grid = Grid(faces=faces, distance=distance, face_side=config.face_side, canvas=config.canvas)
+            subject = prepare(config, detector, grid, seed)
+            for name in missing:
+                watch = Stopwatch()
+                record: dict[str, Any] = {"chosen": subject.chosen}
+                if subject.chosen and name == "clean":
+                    record |= first_order(config, detector, subject)
+                elif subject.chosen:
+                    record |= follow(config, detector, subject, name)
+                records.add(unit | {"path": name} | record | {"seconds": round(watch.seconds, 2)})
     return records
 
 

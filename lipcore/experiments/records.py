@@ -95,7 +95,7 @@ class Records:
             self._read_on()
 
     def _mend(self, file: BinaryIO) -> None:
-        """Goes to the file's end; a last line that lacks no more than its newline gets it, one that was cut off goes."""
+        """Goes to the end: a last line that lacks only its newline gets it, one that was cut off goes."""
         if file.seek(0, os.SEEK_END) < self._read:
             raise DataError(f"{self.path} has lost lines since it was read; see to the file and start again")
         file.seek(self._read)

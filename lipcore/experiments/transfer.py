@@ -136,7 +136,7 @@ def run(
     """
     records = Records(path, KEY)
     todo = list(tasks(settings, items, detectors, records))
-    with tqdm(total=len(todo), desc=EXPERIMENT, unit="image", disable=None) as bar:
+    with records.writing(), tqdm(total=len(todo), desc=EXPERIMENT, unit="image", disable=None) as bar:
         for done in _records_of(settings, detectors, todo, workers, jobs):
             for record in done:
                 records.add(record | {"device": device_name(detectors[0])})
