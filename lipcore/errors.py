@@ -34,3 +34,7 @@ class WeightsError(LipcoreError, ValueError):
 
 class DataError(LipcoreError, ValueError):
     """A dataset is missing, incomplete or malformed."""
+
+
+class LipcoreWarning(UserWarning):
+    """Something a user should know that does not stop the work; the command line prints it as one line."""

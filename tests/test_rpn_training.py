@@ -16,7 +16,8 @@ from lipcore.boxes import iou_matrix
 from lipcore.cli import app
 from lipcore.datasets.coco import write_coco
 from lipcore.detectors import Detections, load_detector
-from lipcore.detectors.hr_mini import read_tensors, read_weights
+from lipcore.detectors.checkpoints import read_checkpoint
+from lipcore.detectors.hr_mini import read_weights
 from lipcore.detectors.rpn import decode
 from lipcore.detectors.rpn_mini import FORMAT, RPNMini, RPNMiniNet
 from lipcore.detectors.weights import find_weights
@@ -266,7 +267,7 @@ def test_the_trunk_starts_from_hr_mini_and_its_first_stages_stay(folder: Path, t
     learnt = {name.split(".")[0] for name, p in net.named_parameters() if p.requires_grad}
     assert learnt == {"res3", "res4", "res5", "fpn", "head"}
 
-    made = read_tensors(train(TINY, folder, tmp_path / "trunk"), FORMAT)
+    made = read_checkpoint(train(TINY, folder, tmp_path / "trunk"), FORMAT)
     frozen = [name for name in made if name.split(".")[0] in FROZEN]
     assert {name.split(".")[0] for name in frozen} == {"stem", "res2"}
     assert all(torch.equal(made[name], theirs[name]) for name in frozen)
@@ -275,7 +276,7 @@ def test_the_trunk_starts_from_hr_mini_and_its_first_stages_stay(folder: Path, t
         assert any(not torch.equal(made[name], state[name].half().float()) for name in own)
 
     scratch = TrainConfig.of(**{**vars(TINY), "trunk": 0, "steps": 1})
-    other = read_tensors(train(scratch, folder, tmp_path / "scratch"), FORMAT)
+    other = read_checkpoint(train(scratch, folder, tmp_path / "scratch"), FORMAT)
     assert not torch.equal(other["res2.0.conv.weight"], theirs["res2.0.conv.weight"])
     free = initialise(RPNMiniNet(), trunk=False)
     assert all(p.requires_grad for p in free.parameters())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from pathlib import Path
 
 import torch
 
 from lipcore.detectors.base import Detections, Detector, Responses, check_images
-from lipcore.errors import LipcoreError, UnknownName
+from lipcore.detectors.weights import registry
+from lipcore.errors import LipcoreError, LipcoreWarning, UnknownName
 
 #: name -> "module:factory"; the factory takes ``weights`` and the detector's own keyword options.
 REGISTRY = {
@@ -32,7 +34,8 @@ def load_detector(
     Args:
         name: one of :data:`REGISTRY`, or ``"package.module:factory"`` for your own: a callable that returns a
             :class:`Detector`.
-        weights: path of a weights file; the registered one by default.
+        weights: path of a weights file; the registered one by default. Of another file, such as one trained anew, a
+            warning says that it is not the registered one.
         device: where to put it, as torch names devices.
         options: the detector's own options, such as ``face_side`` of ``pnet``.
 
@@ -59,4 +62,9 @@ def load_detector(
     detector = make(**options)
     if not isinstance(detector, Detector):
         raise LipcoreError(f"{name!r} returned a {type(detector).__name__}, not a lipcore.detectors.Detector")
+    known = registry()[name].sha256 if weights is not None and name in registry() else ""
+    if known and detector.weights_sha256 != known:
+        found = detector.weights_sha256
+        said = f"{weights} is not the registered file of {name!r} (sha256 {found[:12]}..., registered {known[:12]}...)"
+        warnings.warn(said, LipcoreWarning, stacklevel=2)
     return detector.freeze().to(device)

@@ -15,11 +15,12 @@ from pathlib import Path
 import onnx
 import torch
 import torch.nn.functional as F
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from lipcore.detectors.base import Detector, Responses
-from lipcore.detectors.weights import find_weights, sha256
+from lipcore.detectors.centerface_file import ends_in_sigmoid, read_model, run, sorted_layers
+from lipcore.detectors.checkpoints import match
+from lipcore.detectors.weights import find_weights, registry, sha256
 from lipcore.errors import WeightsError
 
 STRIDE = 4
@@ -98,41 +99,55 @@ class CenterFace(Detector):
         self.size = nn.Conv2d(NECK, 2, 1)
         self.offset = nn.Conv2d(NECK, 2, 1)
         path = find_weights("centerface", weights)
+        self.freeze()
         self._load(path)
         self.weights_sha256 = sha256(path)
-        self.freeze()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _load(self, path: Path) -> None:
-        """Copies the graph's constants: convolutions carry theirs in graph order, the head and the neck by name."""
+        """Copies the graph's constants: heads by the outputs they lead to, all other layers in graph order."""
+        model = read_model(path)
         try:
-            graph = onnx.load(str(path)).graph
-        except Exception as error:  # onnx raises protobuf's own errors
-            raise WeightsError(f"{path} is not an ONNX file: {error}") from error
-        constants = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-        folded = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
-        heads = (self.heatmap, self.size, self.offset)
-        folded = [m for m in folded if not any(m is h for h in heads)]
-        # The graph runs smooth last and the laterals deep to shallow, as the attributes are declared above.
-        nodes = [n for n in graph.node if n.op_type == "Conv" and not n.input[1].startswith("head.")]
-        state: dict[str, Tensor] = {}
+            convs, ups, heads = sorted_layers(model.graph)
+        except Exception as error:  # a damaged graph lacks anything that one may ask it for
+            raise WeightsError(f"{path} does not hold CenterFace's graph: {type(error).__name__}: {error}") from error
         names = {id(m): n for n, m in self.named_modules()}
-        if len(nodes) != len(folded):
-            raise WeightsError(f"{path} has {len(nodes)} convolutions before its head, CenterFace has {len(folded)}")
-        for module, node in zip(folded, nodes, strict=True):
-            state[f"{names[id(module)]}.weight"] = constants[node.input[1]]
-            state[f"{names[id(module)]}.bias"] = constants[node.input[2]]
+        own_heads = (self.heatmap, self.size, self.offset)
+        # The graph runs smooth last and the laterals deep to shallow, as the attributes are declared above.
+        own = [m for m in self.modules() if isinstance(m, nn.Conv2d) and not any(m is h for h in own_heads)]
+        if (len(convs), len(ups), len(heads)) != (len(own), len(self.ups), 3):
+            raise WeightsError(
+                f"{path} does not hold CenterFace: {len(convs)} convolutions, {len(ups)} transposed ones and"
+                f" {len(heads)} heads, where it has {len(own)}, {len(self.ups)} and 3"
+            )
+        state: dict[str, Tensor] = {}
+        for module, layer in zip((*own, *own_heads), (*convs, *heads), strict=True):
+            if layer.geometry != (module.stride, module.padding, module.dilation, module.groups):
+                raise WeightsError(f"{path} does not hold CenterFace: {names[id(module)]} has other strides or padding")
+            weight, bias = layer.folded()
+            state |= {f"{names[id(module)]}.weight": weight, f"{names[id(module)]}.bias": bias}
+        for i, layer in enumerate(ups):
+            state[f"ups.{i}.conv.weight"] = layer.weight
+            state |= {f"ups.{i}.bn.{part}": value for part, value in layer.norm_at(BN_EPS).items()}
+        expected = {n: tuple(v.shape) for n, v in self.state_dict().items() if not n.endswith("num_batches_tracked")}
+        self.load_state_dict(match(path, "CenterFace", state, expected), strict=False)
+        if sha256(path) != registry()["centerface"].sha256:
+            self._compare(path, model)
+
+    def _compare(self, path: Path, model: onnx.ModelProto) -> None:
+        """Refuses a graph that computes anything else than this module on a test image, whatever its layers are."""
+        image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255
         try:
-            for module, key in zip(heads, ("pos", "reg", "off"), strict=True):
-                for part in ("weight", "bias"):
-                    state[f"{names[id(module)]}.{part}"] = constants[f"head.{key}_conv.{part}"]
-            for i, up in enumerate(("2", "1", "0")):
-                for part in ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"):
-                    state[f"ups.{i}.{part}"] = constants[f"neck.deconv_layers.{up}.{part}"]
-                state[f"ups.{i}.bn.num_batches_tracked"] = torch.tensor(0)
-            self.load_state_dict(state)
-        except (KeyError, RuntimeError) as error:
-            raise WeightsError(f"{path} is not CenterFace's graph: {error}") from error
+            given = run(model, image)
+        except Exception as error:
+            raise WeightsError(f"{path} holds a graph that cannot be run: {type(error).__name__}: {error}") from error
+        with torch.no_grad():
+            own = self.maps(image)
+        own = (own[0].sigmoid() if ends_in_sigmoid(model.graph) else own[0], *own[1:])
+        for name, mine, theirs in zip(("heatmap", "size", "offset"), own, given, strict=False):
+            near = mine.shape == theirs.shape and torch.allclose(mine, theirs, rtol=0.02, atol=0.02)
+            if not near:
+                raise WeightsError(f"{path} is not CenterFace: its graph computes another {name} from the same layers")
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The head's raw outputs at stride 4 for ``images`` whose sides are multiples of 32.

@@ -6,8 +6,7 @@ folded into the convolutions here.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from torch import Tensor
 
+from lipcore.detectors.checkpoints import match, read_checkpoint
 from lipcore.errors import WeightsError
 
 COUNT = 25
@@ -120,30 +120,6 @@ def shapes(variant: str) -> dict[str, tuple[tuple[int, ...], ...]]:
     return expected
 
 
-Arrays = Mapping[str, NDArray[np.floating[Any]]]
-
-
-def check(path: Path, arrays: Arrays, variant: str, harmless: tuple[str, ...] = ()) -> None:
-    """Raises :class:`WeightsError` with all names that are missing or misshapen; warns of what is left over."""
-    expected = shapes(variant)
-    missing = [name for name in expected if name not in arrays]
-    wrong = [
-        f"{name} {arrays[name].shape}, expected {' or '.join(map(str, right))}"
-        for name, right in expected.items()
-        if name in arrays and arrays[name].shape not in right
-    ]
-    extra = [name for name in arrays if name not in expected and not name.startswith(harmless)]
-    parts = [("missing", missing), ("wrong shape", wrong), ("left over", extra)]
-    said = "; ".join(f"{what} ({len(names)}): {', '.join(names)}" for what, names in parts if names)
-    if missing or wrong:
-        raise WeightsError(f"{path} is not HR ({variant} layout). {said}")
-    broken = [name for name in expected if not np.isfinite(arrays[name]).all()]
-    if broken:
-        raise WeightsError(f"{path} has values that are not finite in {', '.join(broken)}")
-    if extra:
-        warnings.warn(f"{path}: {said}", stacklevel=3)
-
-
 def fold(weight: NDArray[Any], gain: NDArray[Any], shift: NDArray[Any]) -> tuple[Tensor, Tensor]:
     """A convolution (out, in, h, w) followed by ``gain * x + shift``: its weight and bias."""
     folded = np.ascontiguousarray(weight * gain.astype(np.float32)[:, None, None, None], dtype=np.float32)
@@ -172,7 +148,10 @@ def read_matconvnet(path: Path) -> Loaded:
             raise WeightsError(f"{path}: {name} holds {value.dtype}, not numbers")
         is_vector = name.endswith(("_mult", "_bias"))
         arrays[name] = value.reshape(-1) if is_vector else value
-    check(path, arrays, "matconvnet")
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(value, np.float64)) for name, value in arrays.items()}
+    match(path, "HR (MatConvNet's layout)", tensors, shapes("matconvnet"))
+    if unlike := [name for name, value in arrays.items() if name.endswith("_moments") and not (value[:, 1] > 0).all()]:
+        raise WeightsError(f"{path} does not hold HR: deviations that are not above 0 in {', '.join(unlike[:3])}")
     state: dict[str, Tensor] = {}
     for ours, conv, bn, _, _ in convolutions():
         mean, sigma = arrays[f"{bn}_moments"].astype(np.float64).T  # sigma = sqrt(variance + epsilon)
@@ -213,16 +192,8 @@ def find_field(struct: Any, names: tuple[str, ...]) -> NDArray[np.float64] | Non
 
 def read_port(path: Path) -> Loaded:
     """The PyTorch port's checkpoint: a dict with 'model', or that state dict itself."""
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as error:  # torch raises many kinds; weights_only refuses anything but tensors and plain values
-        raise WeightsError(f"{path} is neither MATLAB's version 5 nor a checkpoint of tensors: {error}") from error
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path} holds no state dict under 'model'")
-    state = {str(k).removeprefix("module."): v for k, v in state.items()}
-    arrays = {k: v.numpy() for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    check(path, arrays, "pytorch", harmless=("model.fc.",))
+    state = match(path, "HR (the port's layout)", read_checkpoint(path), shapes("pytorch"), ignore=("model.fc.",))
+    arrays = {name: value.numpy() for name, value in state.items()}
     ours: dict[str, Tensor] = {}
     for name, _, _, conv, bn in convolutions():
         sigma = np.sqrt(arrays[f"{bn}.running_var"].astype(np.float64) + 1e-5)

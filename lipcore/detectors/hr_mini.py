@@ -18,15 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lipcore.boxes import nms
 from lipcore.detectors.base import Detections, Detector, Responses
+from lipcore.detectors.checkpoints import match, read_checkpoint
 from lipcore.detectors.weights import find_weights, sha256
 from lipcore.errors import WeightsError
 
@@ -206,10 +205,8 @@ class HRMini(Detector):
         self.sizes: Tensor
         self.templates = tuple(f"{w:.0f}x{h:.0f}" for w, h in sizes.tolist())
         self.net = HRMiniNet(len(sizes), folded=True)
-        try:
-            self.net.load_state_dict(state)
-        except RuntimeError as error:
-            raise WeightsError(f"{path} is not HR-mini: {error}") from error
+        expected = {name: tuple(value.shape) for name, value in self.net.state_dict().items()}
+        self.net.load_state_dict(match(path, "HR-mini", state, expected))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.weights_sha256 = sha256(path)
         self.freeze()
@@ -260,26 +257,10 @@ def resize(image: Tensor, size: Sequence[int]) -> Tensor:
     return resized.clamp(0, 255)
 
 
-def read_tensors(path: Path, form: str) -> dict[str, Tensor]:
-    """The tensors of one of our safetensors files, as float32.
-
-    Raises:
-        WeightsError: not a safetensors file, or not of that format.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path} is not a safetensors file: {error}") from error
-    if metadata.get("format") != form:
-        raise WeightsError(f"{path} is another network's: its format is {metadata.get('format')!r}, expected {form!r}")
-    return state
-
-
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of an ``hr_mini.safetensors`` as float32, among them ``templates`` (T, 2)."""
-    state = read_tensors(path, FORMAT)
-    if state.get("templates", torch.empty(0)).ndim != 2:
-        raise WeightsError(f"{path} is not an HR-mini: it holds no templates (T, 2)")
+    state = read_checkpoint(path, FORMAT)
+    sizes = state.get("templates", torch.empty(0))
+    if sizes.ndim != 2 or sizes.shape[1] != 2 or not bool((sizes > 0).all() and torch.isfinite(sizes).all()):
+        raise WeightsError(f"{path} does not hold HR-mini: it has no templates (T, 2), widths and heights above 0")
     return state

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcore.detectors.base import Detector, Responses
+from lipcore.detectors.checkpoints import load_checkpoint
 from lipcore.detectors.weights import find_weights, sha256
-from lipcore.errors import WeightsError
 
 WINDOW = 12
 STRIDE = 2
@@ -53,10 +53,7 @@ class PNet(Detector):
         self.conv4_1 = nn.Conv2d(32, 2, 1)
         self.conv4_2 = nn.Conv2d(32, 4, 1)
         path = find_weights("pnet", weights)
-        try:
-            self.load_state_dict(torch.load(path, weights_only=True))
-        except Exception as error:  # what a damaged file leads to is torch's and pickle's own
-            raise WeightsError(f"{path} does not hold P-Net: {error}") from error
+        load_checkpoint(self, path, "P-Net")
         self.weights_sha256 = sha256(path)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.freeze()

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from lipcore.detectors.base import Detector, Responses
+from lipcore.detectors.checkpoints import load_checkpoint
 from lipcore.detectors.weights import find_weights, sha256
-from lipcore.errors import WeightsError
 
 STRIDES = (8, 16, 32)
 #: Sides in pixels of the two anchors at each stride.
@@ -129,9 +129,9 @@ class RetinaFace(Detector):
     """RetinaFace MobileNet-0.25 at one scale, with sides of any length.
 
     Args:
-        weights: path of ``retinaface_mobilenet0.25.pth``, the state dict of the usual PyTorch implementation, with or
-            without ``module.`` before its names; found by itself in the project's weights folder, in lipcore's cache
-            and in ``weights/`` below the folder that LIPCORE_DATA names.
+        weights: path of ``retinaface_mobilenet0.25.pth``, the state dict of the usual PyTorch implementation, in any
+            wrapping that :mod:`lipcore.detectors.checkpoints` reads; found by itself in the project's weights folder,
+            in lipcore's cache and in ``weights/`` below the folder that LIPCORE_DATA names.
 
     Raises:
         WeightsError: no such file, or one that holds another network.
@@ -151,21 +151,11 @@ class RetinaFace(Detector):
         self.BboxHead = nn.ModuleList(Head(4) for _ in STRIDES)
         self.register_buffer("mean", torch.tensor(MEAN)[None, :, None, None], persistent=False)
         path = find_weights("retinaface", weights)
-        self._load(path)
+        load_checkpoint(self, path, "RetinaFace with MobileNet-0.25", ignore=("LandmarkHead.",))
         self.weights_sha256 = sha256(path)
         self.freeze()
         self._fold()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def _load(self, path: Path) -> None:
-        """Copies the checkpoint by name."""
-        try:
-            found = torch.load(path, weights_only=True, map_location="cpu")
-            found = found.get("state_dict", found)
-            state = {name.removeprefix("module."): value for name, value in found.items()}
-            self.load_state_dict({n: v for n, v in state.items() if not n.startswith("LandmarkHead.")})
-        except Exception as error:  # what a damaged file leads to is torch's and pickle's own
-            raise WeightsError(f"{path} does not hold RetinaFace with MobileNet-0.25: {error}") from error
 
     def _fold(self) -> None:
         """Puts every batch norm into the convolution before it: the same function in fewer steps."""

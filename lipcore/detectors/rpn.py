@@ -17,7 +17,6 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +24,8 @@ from torch import Tensor, nn
 
 from lipcore.boxes import nms
 from lipcore.detectors.base import Detections, Detector, Responses
+from lipcore.detectors.checkpoints import match, read_checkpoint, strip_prefix
 from lipcore.detectors.weights import find_weights, sha256
-from lipcore.errors import WeightsError
 
 #: Height over width of the anchors.
 RATIOS = (0.5, 1.0, 2.0)
@@ -293,9 +292,10 @@ class RPN(Proposals):
         self.backbone = Backbone()
         self.rpn = Stage(256, self.per_level)
         path = find_weights("rpn", weights)
-        state, published = read_state(path)
-        check(path, state, self.expected())
-        self.load_state_dict(state, strict=False)
+        expected = self.expected()
+        state, published = read_state(path, expected)
+        network = "the region proposal network of fasterrcnn_resnet50_fpn"
+        self.load_state_dict(match(path, network, state, expected, ignore=("roi_heads.",)), strict=False)
         self.eps = (0.0 if published else 1e-5) if eps is None else eps
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -333,43 +333,17 @@ RENAMED = (
 )
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """The first stage's tensors, under the names that torchvision gives them now; whether they had the older ones.
+def read_state(path: Path, expected: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], bool]:
+    """The tensors under the names that torchvision gives them now; whether they had the older ones.
 
     Raises:
         WeightsError: not a file of tensors, or no state dict.
     """
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; weights_only refuses anything but tensors and plain values
-        raise WeightsError(f"{path} is not a checkpoint of tensors: {error}") from error
-    state = content.get("model", content) if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{path} holds no state dict")
+    found = strip_prefix(read_checkpoint(path), expected)
     renamed: dict[str, Tensor] = {}
-    for name, value in state.items():
-        new = str(name)
+    for name, value in found.items():
+        new = name
         for pattern, to in RENAMED:
             new = pattern.sub(to, new) if pattern.fullmatch(new) else new
-        if not new.startswith("roi_heads.") and not new.endswith("num_batches_tracked"):
-            renamed[new] = value
-    return renamed, any(name not in state for name in renamed)
-
-
-def check(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuses a state that is not exactly what is ``expected``, naming all that is wrong.
-
-    Raises:
-        WeightsError: names missing, left over or misshapen, or values that are not finite.
-    """
-    shared = [name for name in expected if name in state]
-    shapes = [f"{n} {tuple(state[n].shape)}, expected {expected[n]}" for n in shared if state[n].shape != expected[n]]
-    wrong = {
-        "missing": [name for name in expected if name not in state],
-        "left over": [name for name in state if name not in expected],
-        "wrong shape": shapes,
-        "not finite": [name for name in shared if not bool(torch.isfinite(state[name]).all())],
-    }
-    said = [f"{what} ({len(names)}): {', '.join(names)}" for what, names in wrong.items() if names]
-    if said:
-        raise WeightsError(f"{path} is not the region proposal network of fasterrcnn_resnet50_fpn. {'; '.join(said)}")
+        renamed[new] = value
+    return renamed, any(name not in found for name in renamed)

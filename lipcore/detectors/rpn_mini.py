@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lipcore.detectors.hr_mini import STAGES, STEM, ConvBN, normalise, read_tensors, stage
+from lipcore.detectors.checkpoints import match, read_checkpoint
+from lipcore.detectors.hr_mini import STAGES, STEM, ConvBN, normalise, stage
 from lipcore.detectors.rpn import FeaturePyramid, Head, Proposals
 from lipcore.detectors.weights import find_weights, sha256
-from lipcore.errors import WeightsError
 
 FORMAT = "lipcore.rpn_mini/1"
 #: The coarsest level's stride; images are padded to a multiple of it.
@@ -79,10 +79,8 @@ class RPNMini(Proposals):
         self.templates, self.longer = self.name_templates(), longer
         path = find_weights("rpn-mini", weights)
         self.net = RPNMiniNet()
-        try:
-            self.net.load_state_dict(read_tensors(path, FORMAT))
-        except RuntimeError as error:
-            raise WeightsError(f"{path} is not RPN-mini: {error}") from error
+        expected = {name: tuple(value.shape) for name, value in self.net.state_dict().items()}
+        self.net.load_state_dict(match(path, "RPN-mini", read_checkpoint(path, FORMAT), expected))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.weights_sha256 = sha256(path)
         self.freeze()
