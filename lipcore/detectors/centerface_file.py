@@ -98,7 +98,7 @@ def ends_in_sigmoid(graph: onnx.GraphProto) -> bool:
     node = made[graph.output[0].name]
     while node.op_type in HANDED_ON:
         node = made[node.input[0]]
-    return node.op_type == "Sigmoid"
+    return bool(node.op_type == "Sigmoid")
 
 
 def run(model: onnx.ModelProto, image: Tensor) -> list[Tensor]:

@@ -34,7 +34,7 @@ NAMED = 3
 _PLAIN: list[Any] = [
     argparse.Namespace,
     *((pathlib.PurePath, f"pathlib{part}.{kind}Path") for part in ("", "._local") for kind in ("Posix", "Windows")),
-    *((np._core.multiarray.scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((np.float64().__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
     np.dtype,
     *(type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"),
 ]
