@@ -32,6 +32,10 @@ class WeightsError(LipcoreError, ValueError):
     """A weights file is missing, damaged, or not the network's."""
 
 
+class DetectorError(LipcoreError, ValueError):
+    """A detector breaks the contract; the message says where, what is valid, and what to do."""
+
+
 class DataError(LipcoreError, ValueError):
     """A dataset is missing, incomplete or malformed."""
 

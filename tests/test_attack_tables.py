@@ -235,13 +235,14 @@ class TestAbsent:
     @pytest.fixture
     def nowhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("LIPCORE_DATA", raising=False)
-        monkeypatch.setattr(weights, "cache_dir", lambda: Path("nowhere"))
+        locate = weights.locate
+        monkeypatch.setattr(weights, "locate", lambda name: None if name == "retinaface" else locate(name))
 
     @pytest.mark.usefixtures("nowhere")
     def test_only_where_there_are_records(self, tmp_path: Path) -> None:
         stands_in = at_hand("retinaface", {"retinaface"})
         assert isinstance(stands_in, Absent)
-        assert stands_in.weights_sha256 == weights.registry()["retinaface"].sha256
+        assert stands_in.weights_sha256 == weights.registry()["retinaface"].identity
         with pytest.raises(WeightsError, match="retinaface"):
             stands_in.respond(torch.zeros(1, 3, 32, 32))
         with pytest.raises(WeightsError, match="retinaface"):

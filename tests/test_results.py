@@ -61,7 +61,7 @@ class TestFile:
         assert document["config"] == {"tau_attack": 0.5, "tau_target": 0.03, "iou": 0.5, "rematch": False}
         provenance = document["provenance"]
         assert provenance["dataset"] == {"name": "toys", "fingerprint": "abc", "n_images": 3, "n_faces": 9}
-        assert provenance["detectors"]["toy"]["weights_sha256"] == ""
+        assert provenance["detectors"]["toy"]["weights_sha256"] == toys.Toy().weights_sha256
         assert provenance["torch"] == torch.__version__
         assert provenance["device"] == "cpu"
         assert (provenance["seed"], provenance["seconds"]) == (1, 12.3)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lipcore.datasets.wider import load_ground_truth, load_wider
@@ -56,12 +57,10 @@ def checkpoint(net: Unfolded, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(root: Path, monkeypatch: pytest.MonkeyPatch) -> RetinaFace:
-    """With the published weights; the test is skipped where they are not at hand."""
+    """With the shipped weights."""
     shared = root.parent / "shared" / "data"
     if not os.environ.get("LIPCORE_DATA") and shared.is_dir():
         monkeypatch.setenv("LIPCORE_DATA", str(shared))
-    if weights.locate("retinaface") is None:
-        pytest.skip("RetinaFace's weights are not at hand: LIPCORE_DATA names no folder with weights/")
     detector = load_detector("retinaface")
     assert isinstance(detector, RetinaFace)
     return detector
@@ -137,20 +136,34 @@ def test_other_files_are_refused(tmp_path: Path, net: Unfolded) -> None:
         RetinaFace(tmp_path / "none.pth")
 
 
-def test_weights_are_found_below_lipcore_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "weights" / weights.registry()["retinaface"].file
-    monkeypatch.setenv("LIPCORE_DATA", str(tmp_path))
-    assert weights.locate("retinaface") != file
-    file.parent.mkdir()
-    file.write_bytes(b"another file of that name")
-    if weights.locate("retinaface") == file:
-        with pytest.raises(WeightsError, match="has sha256"):
-            weights.find_weights("retinaface")
+def test_the_shipped_file_goes_by_the_published_ones_digest(tmp_path: Path) -> None:
+    """Records made with the published file are those of the shipped copy, and of no other."""
+    entry = weights.registry()["retinaface"]
+    shipped = weights.find_weights("retinaface")
+    assert weights.sha256(shipped) == entry.sha256 != entry.published_sha256
+    assert RetinaFace().weights_sha256 == RetinaFace(shipped).weights_sha256 == entry.published_sha256
+    state = load_file(shipped)
+    state["fpn.merge1.0.weight"][0, 0, 0, 0] += 1
+    save_file(state, tmp_path / "other.safetensors")
+    other = RetinaFace(tmp_path / "other.safetensors").weights_sha256
+    assert other not in (entry.sha256, entry.published_sha256)
+
+
+def test_the_shipped_tensors_are_the_published_ones(trained: RetinaFace) -> None:
+    published = Path(os.environ.get("LIPCORE_DATA", "")) / "weights" / "retinaface_mobilenet0.25.pth"
+    if not published.is_file():
+        pytest.skip("the published checkpoint is not at hand: LIPCORE_DATA names no folder with weights/")
+    assert weights.sha256(published) == weights.registry()["retinaface"].published_sha256
+    found = torch.load(published, weights_only=True, map_location="cpu")
+    shipped = load_file(weights.find_weights("retinaface"))
+    assert {name.removeprefix("module.") for name in found} == set(shipped)
+    assert all(torch.equal(shipped[name.removeprefix("module.")], value) for name, value in found.items())
+    assert RetinaFace(published).weights_sha256 == trained.weights_sha256
 
 
 def test_average_precision_on_real_images(trained: RetinaFace) -> None:
     """.899 / .891 / .721 on the 122 images at hand; published on all 3,226 of val: .907 / .882 / .738."""
-    data = Path(os.environ["LIPCORE_DATA"]) / "widerface"
+    data = Path(os.environ.get("LIPCORE_DATA", "")) / "widerface"
     if not (data / "WIDER_val").is_dir():
         pytest.skip("WIDER FACE is not at hand: LIPCORE_DATA names no folder with widerface/")
     predictions = {}

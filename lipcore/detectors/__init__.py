@@ -19,6 +19,8 @@ REGISTRY = {
     "hr": "lipcore.detectors.hr:HR",
     "hr-mini": "lipcore.detectors.hr_mini:HRMini",
     "retinaface": "lipcore.detectors.retinaface:RetinaFace",
+    "ssd-mobilenet": "lipcore.detectors.ssd_mobilenet:SSDMobileNet",
+    "tiny-yolo": "lipcore.detectors.tiny_yolo:TinyYolo",
     "rpn": "lipcore.detectors.rpn:RPN",
     "rpn-mini": "lipcore.detectors.rpn_mini:RPNMini",
 }
@@ -62,7 +64,7 @@ def load_detector(
     detector = make(**options)
     if not isinstance(detector, Detector):
         raise LipcoreError(f"{name!r} returned a {type(detector).__name__}, not a lipcore.detectors.Detector")
-    known = registry()[name].sha256 if weights is not None and name in registry() else ""
+    known = registry()[name].identity if weights is not None and name in registry() else ""
     if known and detector.weights_sha256 != known:
         found = detector.weights_sha256
         said = f"{weights} is not the registered file of {name!r} (sha256 {found[:12]}..., registered {known[:12]}...)"

@@ -10,14 +10,17 @@ To add a detector, write one file with a subclass that implements :meth:`Detecto
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from lipcore.boxes import nms
-from lipcore.errors import ImageError
+from lipcore.errors import DetectorError, ImageError
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,38 @@ class Detector(nn.Module, ABC):
         templates: names of the templates; most detectors have one. ERFs are measured per template.
         nms_iou: IoU above which the weaker of two detections is suppressed.
         min_side: the smallest image side, in pixels, that the detector accepts.
-        weights_sha256: digest of the file the weights came from; part of every result's provenance.
+        threshold: the probability, in the detector's own terms, from which its users count a detection, in (0, 1).
+            Responses are handed out so that this is a probability of 0.5 (a logit of 0): there every study decides.
+        weights_sha256: digest of the file the weights came from, part of every result's provenance and of what its
+            records are kept under; where none was set, that of the parameters and buffers as they are.
     """
 
     name: str = "detector"
     templates: tuple[str, ...] = ("face",)
     nms_iou: float = 0.3
     min_side: int = 16
-    weights_sha256: str = ""
+    threshold: float = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._weights_sha256 = ""
+        self.register_buffer(
+            "_place", torch.empty(0), persistent=False
+        )  # a detector without parameters has a device too
+
+    @property
+    def weights_sha256(self) -> str:
+        """See the class."""
+        return self._weights_sha256 or state_sha256(self)
+
+    @weights_sha256.setter
+    def weights_sha256(self, digest: str) -> None:
+        self._weights_sha256 = digest
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector is, and its images are to be."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @abstractmethod
     def respond(self, images: Tensor) -> Responses:
@@ -85,12 +112,25 @@ class Detector(nn.Module, ABC):
 
         Raises:
             ImageError: wrong type, shape, range, a NaN, or an image too small.
+            DetectorError: :meth:`respond` does not keep the contract.
         """
         check_images(images, min_side=self.min_side)
-        return self.respond(images)
+        responses = self.respond(images)
+        check_responses(self, images, responses)
+        if self.threshold == 0.5:
+            return responses
+        return replace(responses, logits=responses.logits - math.log(self.threshold / (1 - self.threshold)))
 
     def freeze(self) -> Detector:
-        """Evaluation mode and no parameter gradients; a detector is handed out only so. Returns itself."""
+        """Evaluation mode and no parameter gradients; a detector is handed out only so. Returns itself.
+
+        Raises:
+            DetectorError: a threshold outside (0, 1), or no template.
+        """
+        if not 0 < self.threshold < 1:
+            raise DetectorError(f"the threshold of {self.name} is {self.threshold}; valid is a probability in (0, 1)")
+        if not self.templates:
+            raise DetectorError(f'{self.name} has no templates; a detector with one kind of response has ("face",)')
         self.eval()
         self.requires_grad_(False)
         return self
@@ -115,7 +155,18 @@ class Detector(nn.Module, ABC):
         return nms(boxes, logits, self.nms_iou)
 
     def extra_repr(self) -> str:
-        return f"name={self.name!r}, templates={len(self.templates)}, nms_iou={self.nms_iou}"
+        said = f"name={self.name!r}, templates={len(self.templates)}, nms_iou={self.nms_iou}"
+        return said if self.threshold == 0.5 else f"{said}, threshold={self.threshold:g}"
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Hex SHA-256 digest of a module's parameters and buffers, names and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(itertools.chain(module.named_parameters(), module.named_buffers())):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def check_images(images: object, *, min_side: int = 1) -> None:
@@ -140,3 +191,64 @@ def check_images(images: object, *, min_side: int = 1) -> None:
         raise ImageError(f"images hold NaN or infinite values; {valid}")
     if low < 0 or high > 255:
         raise ImageError(f"images range over {low:.4g}..{high:.4g}; {valid}")
+
+
+def check_responses(detector: Detector, images: Tensor, responses: object) -> None:
+    """Refuse what :meth:`Detector.respond` must not return for ``images``.
+
+    Raises:
+        DetectorError: wrong types or shapes, a template that does not exist, logits that are not finite, that gradients
+            cannot pass or that are probabilities, boxes that are relative or inside out, x and y that changed places.
+    """
+    said = f"{detector.name} breaks the contract: "
+    if not isinstance(responses, Responses):
+        raise DetectorError(
+            f"{said}respond returned a {type(responses).__name__}, valid is lipcore.detectors.Responses"
+        )
+    logits, boxes, centres, templates = responses.logits, responses.boxes, responses.centres, responses.templates
+    for name, value in vars(responses).items():
+        if not isinstance(value, Tensor):
+            raise DetectorError(f"{said}{name} are a {type(value).__name__}, valid is a tensor")
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] == 0:
+        raise DetectorError(f"{said}logits have shape {tuple(logits.shape)}, valid is ({len(images)}, A), A >= 1")
+    count = logits.shape[1]
+    for name, value, valid in (
+        ("boxes", boxes, (len(images), count, 4)),
+        ("centres", centres, (count, 2)),
+        ("templates", templates, (count,)),
+    ):
+        if tuple(value.shape) != valid:
+            raise DetectorError(f"{said}{name} have shape {tuple(value.shape)}, valid is {valid} beside these logits")
+    if templates.dtype != torch.long or not 0 <= int(templates.min()) <= int(templates.max()) < len(detector.templates):
+        raise DetectorError(
+            f"{said}templates are {templates.dtype} in {templates.min()}..{templates.max()}, valid are whole numbers "
+            f"(long) below {len(detector.templates)}, the number of names in {detector.name}.templates"
+        )
+    if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
+        raise DetectorError(f"{said}no gradient reaches the images; look for .detach(), .numpy(), no_grad or .round()")
+    _check_values(said, images, responses)
+
+
+def _check_values(said: str, images: Tensor, responses: Responses) -> None:
+    """The part of :func:`check_responses` that looks at numbers."""
+    logits, boxes, centres = (v.detach() for v in (responses.logits, responses.boxes, responses.centres))
+    for name, value in (("logits", logits), ("boxes", boxes), ("centres", centres)):
+        if bad := int((~torch.isfinite(value)).sum()):
+            raise DetectorError(f"{said}{bad} of {value.numel()} values of its {name} are NaN or infinite")
+    few = 16  # of so few responses anything may be true by chance
+    if logits.shape[1] >= few and logits.min() >= 0 and logits.max() <= 1:
+        raise DetectorError(
+            f"{said}all logits lie in 0..1, so they look like probabilities; return what comes before the sigmoid, or "
+            "torch.logit(probability, eps=1e-6)"
+        )
+    if not (boxes[..., 2:] >= boxes[..., :2]).all():
+        raise DetectorError(f"{said}boxes end before they begin; valid is x1, y1, x2, y2, not a corner and a size")
+    if logits.shape[1] >= few and boxes.abs().max() <= 2:
+        raise DetectorError(f"{said}all boxes lie in 0..1; valid are pixels of the image as it came in")
+    height, width = images.shape[2:]
+    for name, places in (("centres", centres), ("boxes", (boxes[0, :, :2] + boxes[0, :, 2:]) / 2)):
+        x, y = (float(places[:, axis].max()) for axis in (0, 1))
+        if (width > height and x <= height < y) or (width < height and y <= width < x):
+            raise DetectorError(
+                f"{said}the x and y of its {name} seem to have changed places; valid is x first, then y"
+            )

@@ -40,12 +40,13 @@ _PLAIN: list[Any] = [
 ]
 
 
-def read_checkpoint(path: Path, form: str = "") -> dict[str, Tensor]:
+def read_checkpoint(path: Path, form: str = "", *, half: bool = False) -> dict[str, Tensor]:
     """The tensors of a file, by name, unwrapped, on the CPU; floating ones as float32.
 
     Args:
         path: a file of ``torch.save`` (of any age) or of safetensors.
         form: of our own files, the format that their metadata names.
+        half: the file is known in half precision only, so that nothing is to be said of it.
 
     Raises:
         WeightsError: not such a file, one that holds more than plain data, or no state dict in it.
@@ -61,7 +62,7 @@ def read_checkpoint(path: Path, form: str = "") -> dict[str, Tensor]:
     if state is None:
         raise WeightsError(f"{path} holds no state dict (names with tensors), but {_described(content)}")
     rounded = {str(v.dtype) for v in state.values() if v.is_floating_point() and v.element_size() < 4}
-    if rounded and not form:
+    if rounded and not (form or half):
         kinds = ", ".join(sorted(rounded)).replace("torch.", "")
         warnings.warn(
             f"{path} is stored in {kinds}: its scores differ from those of the unrounded weights",

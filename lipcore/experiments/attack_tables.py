@@ -52,7 +52,7 @@ class Absent(Detector):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self.weights_sha256 = weights.registry()[name].sha256
+        self.weights_sha256 = weights.registry()[name].identity
         self.nowhere = nn.Parameter(torch.empty(0))  # a results file asks every detector for its device
         self.freeze()
 
