@@ -165,7 +165,7 @@ def state_sha256(module: nn.Module) -> str:
     for name, value in sorted(itertools.chain(module.named_parameters(), module.named_buffers())):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

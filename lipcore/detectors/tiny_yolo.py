@@ -86,8 +86,9 @@ class TinyYolo(Detector):
 
     def respond(self, images: Tensor) -> Responses:
         """The anchors of a cell lie side by side, the cells row by row."""
-        raw = self.heads(images).permute(0, 2, 3, 1).unflatten(-1, (len(ANCHORS), 5))
+        raw = self.heads(images).permute(0, 2, 3, 1)
         rows, cols = raw.shape[1:3]
+        raw = raw.reshape(len(images), rows, cols, len(ANCHORS), 5)
         y, x = (torch.arange(n, device=images.device, dtype=images.dtype) for n in (rows, cols))
         cells = torch.stack((x.expand(rows, cols), y[:, None].expand(rows, cols)), dim=-1)[:, :, None]
         with torch.no_grad():
