@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lipcore.experiments.lip_bench import EXPERIMENT, KEY, summarise
-from lipcore.experiments.records import Records
 from lipcore.results import results_path
+from lipcore.studies.base.records import Records
+from lipcore.studies.cost.lip_bench import EXPERIMENT, KEY, summarise
 
 
 def collect(measured: Path, path: Path) -> Records:

@@ -31,18 +31,19 @@ from art.estimators.classification import PyTorchClassifier
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lipcore.attacks.fgsm import Attack, Update, update_rule
+from lipcore.attacks.attack import Attack
+from lipcore.attacks.crop import Extent
 from lipcore.attacks.gradients import loss
 from lipcore.attacks.targets import Instance, Matching, find_instances
+from lipcore.attacks.updates import Update, update_rule
 from lipcore.detectors import Detector, load_detector
-from lipcore.experiments.lip_peers import EXPERIMENT, KEY, PASSES, PROFILES, Config, fingerprint_of, summarise
-from lipcore.experiments.records import Records
-from lipcore.experiments.steps import MODES, Case, machine, same_place
 from lipcore.images import quantise
 from lipcore.known_fields import erf_of
 from lipcore.metrics.success import attack_success, found
-from lipcore.receptive_field import Extent
 from lipcore.results import Stopwatch, results_path
+from lipcore.studies.base.records import Records
+from lipcore.studies.cost.lip_peers import EXPERIMENT, KEY, PASSES, PROFILES, Config, fingerprint_of, summarise
+from lipcore.studies.cost.timing import MODES, Case, machine, same_place
 
 
 class Faces(nn.Module):

@@ -8,8 +8,8 @@ import peers
 import pytest
 import torch
 
-from lipcore.attacks.fgsm import update_rule
 from lipcore.attacks.targets import Matching, find_instances
+from lipcore.attacks.updates import update_rule
 from lipcore.datasets.synthetic import Crowd, Grid
 from lipcore.detectors import load_detector
 from lipcore.results import read_results

@@ -15,13 +15,13 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from lipcore.attacks.crop import Extent
 from lipcore.attacks.gradients import find_shortcut
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.detectors import Detector, load_detector
-from lipcore.experiments.lip_cost import Cell
-from lipcore.experiments.steps import MODES, Case, machine, peak_mb
 from lipcore.known_fields import erf_of
-from lipcore.receptive_field import Extent
+from lipcore.studies.cost.lip_cost import Cell
+from lipcore.studies.cost.timing import MODES, Case, machine, peak_mb
 
 FULL = os.environ.get("PROFILE", "quick") == "full"
 DETECTORS = ("hr-mini", "centerface", "pnet") if FULL else ("pnet",)

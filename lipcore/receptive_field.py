@@ -1,4 +1,4 @@
-"""Receptive fields: the theoretical one (TRF), the effective one (ERF, Luo et al. 2016), and the crop e_i.
+"""Receptive fields: the theoretical one (TRF) and the effective one (ERF, Luo et al. 2016).
 
 The TRF of a response is every pixel it could depend on; it follows from the layers alone. The ERF is where its
 gradient really is: |d f / d X| summed over the channels and averaged over images, a bump around the response's centre.
@@ -9,17 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lipcore.attacks.targets import Instance, Support, squares
 from lipcore.datasets.synthetic import calibration_images
 from lipcore.detectors.base import Detector, Responses
-from lipcore.errors import UnknownName
 
 #: The masses for which sides are tabulated (A4).
 MASSES = (0.5, 0.75, 0.9, 0.95, 0.99)
@@ -262,80 +259,3 @@ def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> t
 def calibration(detector: Detector) -> Iterator[Tensor]:
     """The seeded images (1, 3, S, S) that a detector is measured on: a face in the middle that no experiment uses."""
     return calibration_images(CALIBRATION_IMAGES, face_side=getattr(detector, "face_side", None))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extent:
-    """How large e_i is (assumption A4) and where its squares lie.
-
-    Attributes:
-        rule: ``"mass"``: at every target's centre the square that holds ``value`` of its template's gradient, measured
-            on calibration images; ``"box"``: that square once, at the centre of the instance's box; ``"instance"``: as
-            ``"mass"``, measured on this instance's own gradient on the clean image; ``"gaussian"``: the square that
-            holds ``value`` of the fitted Gaussian; ``"fixed"``: a square of ``value`` pixels.
-        value: a share in (0, 1], or pixels for ``"fixed"``; where a rule reads the tabulated masses, one of
-            0.5, 0.75, 0.9, 0.95, 0.99.
-    """
-
-    rule: Literal["mass", "box", "instance", "gaussian", "fixed"] = "mass"
-    value: float = 0.9
-
-    def __post_init__(self) -> None:
-        rules = ("mass", "box", "instance", "gaussian", "fixed")
-        if self.rule not in rules:
-            raise UnknownName("extent rule", self.rule, rules)
-        if self.rule in ("mass", "box") and self.value not in MASSES:
-            raise ValueError(f"value is {self.value}; for rule {self.rule!r} valid are {', '.join(map(str, MASSES))}")
-        if self.rule == "fixed" and not self.value >= 1:
-            raise ValueError(f"value is {self.value}; for rule 'fixed' valid is a number of pixels >= 1")
-        if self.rule in ("instance", "gaussian") and not 0 < self.value < 1:
-            raise ValueError(f"value is {self.value}; for rule {self.rule!r} valid is a share in (0, 1)")
-
-    def side(self, template: TemplateErf) -> int:
-        """The side in pixels of the square of a template."""
-        if self.rule == "fixed":
-            return int(self.value)
-        if self.rule == "gaussian":
-            return max(1, round(template.fit.side(self.value)))
-        return template.sides[self.value]
-
-    def supports(
-        self,
-        detector: Detector,
-        image: Tensor,
-        responses: Responses,
-        instances: Sequence[Instance],
-        targets: Sequence[Tensor],
-        erf: Erf | None = None,
-    ) -> list[Support]:
-        """e_i of every instance: the union of the squares of its targets, clipped to the image.
-
-        Args:
-            detector: the detector under attack.
-            image: (1, 3, H, W), clean.
-            responses: its response map of ``image``.
-            instances: the faces.
-            targets: for each instance, the responses attacked.
-            erf: the measured ERF; by default :func:`lipcore.known_fields.erf_of` the detector.
-        """
-        height, width = image.shape[2:]
-        if erf is None and self.rule not in ("fixed", "instance"):
-            from lipcore.known_fields import erf_of
-
-            erf = erf_of(detector)
-        found = []
-        for instance, own in zip(instances, targets, strict=True):
-            centres = responses.centres[own]
-            if self.rule == "instance":
-                highest = int(own[0])
-                centre = responses.centres[highest].tolist()
-                side = mass_side(gradient_map(detector, image, highest).cpu().numpy(), centre, self.value)
-                sides = [side] * len(own)
-            elif erf is None:
-                sides = [int(self.value)] * len(own)
-            else:
-                sides = [self.side(erf[t]) for t in responses.templates[own].tolist()]
-            if self.rule == "box":
-                centres, sides = (instance.box[:2] + instance.box[2:])[None] / 2, sides[:1]
-            found.append(squares(centres, sides, height, width))
-        return found

@@ -9,19 +9,18 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jsonschema
 import pandas as pd
 import torch
 
 import lipcore
-from lipcore.detectors.base import Detector
 from lipcore.errors import DataError
 from lipcore.paths import DATA, ROOT, replacing
 
@@ -63,6 +62,21 @@ SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
+class Described(Protocol):
+    """What results say of a detector."""
+
+    name: str
+    weights_sha256: str
+
+    def extra_repr(self) -> str:
+        """Its options."""
+        ...
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """Its weights; the first one's device is where it ran."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The images a result rests on.
@@ -89,7 +103,7 @@ def write_results(
     rows: Sequence[Mapping[str, Any]],
     reported: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
-    detectors: Sequence[Detector],
+    detectors: Sequence[Described],
     dataset: Dataset,
     seed: int,
     seconds: float,
@@ -267,7 +281,7 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-def _device(detectors: Sequence[Detector]) -> str:
+def _device(detectors: Sequence[Described]) -> str:
     devices = sorted({str(next(d.parameters()).device) for d in detectors})
     return ", ".join(torch.cuda.get_device_name(d) if d.startswith("cuda") else d for d in devices)
 

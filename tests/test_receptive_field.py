@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lipcore import receptive_field
-from lipcore.attacks.targets import Matching, Support, find_instances, squares, whole_image
+from lipcore.attacks.crop import Extent, Support, squares, whole_image
+from lipcore.attacks.targets import Matching, find_instances
 from lipcore.datasets.synthetic import calibration_images
 from lipcore.detectors import Detector, Responses
 from lipcore.detectors.centerface import CenterFace
@@ -23,7 +24,6 @@ from lipcore.known_fields import erf_of
 from lipcore.receptive_field import (
     MASSES,
     Erf,
-    Extent,
     GaussianFit,
     TemplateErf,
     central_response,

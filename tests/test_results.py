@@ -23,11 +23,9 @@ import torch
 import toys
 
 from lipcore import results
+from lipcore.attacks.crop import Extent
 from lipcore.attacks.targets import Matching
 from lipcore.errors import DataError
-from lipcore.experiments import ipi_synthetic, ipi_table
-from lipcore.experiments.records import Records
-from lipcore.receptive_field import Extent
 from lipcore.results import (
     Dataset,
     Stopwatch,
@@ -41,6 +39,9 @@ from lipcore.results import (
     stand_by,
     write_results,
 )
+from lipcore.studies.base.records import Records
+from lipcore.studies.interference import study as interference
+from lipcore.studies.interference import table as interference_table
 
 ROW = {"detector": "toy", "metric": "asr", "value": 0.5, "ci_low": 0.1, "ci_high": 0.9, "n": 3}
 
@@ -224,7 +225,7 @@ class TestPlain:
         assert plain(value) == {"a": {"pair": [1, None]}, "3": [True, None, "x", None], "n": 2.5}
 
     def test_digest_changes_with_anything(self) -> None:
-        base = ipi_synthetic.Config(parts=())
+        base = interference.Config(parts=())
         others = [
             replace(base, tau=0.3),
             replace(base, matching=Matching(rematch=True)),
@@ -232,13 +233,13 @@ class TestPlain:
             replace(base, canvas=705),
         ]
         assert len({digest(c) for c in (base, *others)}) == 5
-        assert digest(base) == digest(ipi_synthetic.Config(parts=()))
+        assert digest(base) == digest(interference.Config(parts=()))
         assert len(digest(base)) == 12
 
     def test_digest_of_the_default_study_is_what_full_runs_recorded(self) -> None:
         """Records are found again by it: a change of a field or a default throws every recorded run away."""
-        pnet = ipi_synthetic.load_detector("pnet")
-        assert ipi_synthetic.full("centerface").fingerprint(pnet) == "aedcdacf2160"
+        pnet = interference.load_detector("pnet")
+        assert interference.full("centerface").fingerprint(pnet) == "aedcdacf2160"
 
 
 def test_git_commit_names_the_checkout() -> None:
@@ -414,10 +415,10 @@ class TestTwoProcesses:
 
 
 #: Small enough for seconds, long enough to be killed half-way.
-TINY = ipi_synthetic.Config(
+TINY = interference.Config(
     parts=(
-        ipi_synthetic.Part("pnet", ((1, 40), (4, 16)), ("random", "imp", "lp", "lip-a", "alone"), images=4),
-        ipi_synthetic.Part("pnet", ((4, 16),), ("imp",), epsilons=(2.0,), images=2),
+        interference.Part("pnet", ((1, 40), (4, 16)), ("random", "imp", "lp", "lip-a", "alone"), images=4),
+        interference.Part("pnet", ((4, 16),), ("imp",), epsilons=(2.0,), images=2),
     ),
     canvas=128,
     extent=Extent(rule="fixed", value=43),
@@ -430,7 +431,7 @@ sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
 from test_results import TINY
-from lipcore.experiments.ipi_synthetic import run
+from lipcore.studies.interference.study import run
 run(TINY, Path(sys.argv[1]))
 """
 
@@ -460,21 +461,23 @@ class TestKilledForReal:
         assert 7 <= done.count(b"\n") < UNITS, "killed on the way"
         killed.write_bytes(done + b'{"config": "half a li')  # as a kill in the middle of a write leaves it
 
-        resumed = ipi_synthetic.run(TINY, killed)
-        straight = ipi_synthetic.run(TINY, whole)
+        resumed = interference.run(TINY, killed)
+        straight = interference.run(TINY, whole)
         assert killed.read_bytes().startswith(done)
         assert len(resumed) == len(straight) == UNITS == killed.read_bytes().count(b"\n")
         assert without_seconds(list(resumed)) == without_seconds(list(straight))
 
         tables = [
-            read_results(ipi_table.summarise(TINY, Records(path, ipi_synthetic.KEY), "test", path.with_suffix("")))
+            read_results(
+                interference_table.summarise(TINY, Records(path, interference.KEY), "test", path.with_suffix(""))
+            )
             for path in (killed, whole)
         ]
         assert without_seconds(tables[0]["rows"]) == without_seconds(tables[1]["rows"])
         assert {**tables[0]["summary"], "minutes": 0} == {**tables[1]["summary"], "minutes": 0}
 
         before = killed.read_bytes()
-        ipi_synthetic.run(TINY, killed)
+        interference.run(TINY, killed)
         assert killed.read_bytes() == before, "a finished run does nothing"
 
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcore.attacks.rules import UnsupportedOperation
-from lipcore.attacks.targets import Support
-from lipcore.attacks.windowed import Graph
+from lipcore.attacks.crop import Support
+from lipcore.attacks.windowed.graph import Graph
+from lipcore.attacks.windowed.rules import UnsupportedOperation
 from lipcore.detectors.base import Detector
 
 
@@ -42,7 +42,7 @@ def joint_gradient(detector: Detector, image: Tensor, targets: Tensor | None = N
 
 @dataclass(frozen=True)
 class Shortcut:
-    """What LIP's windows leave out to be cheaper; see :meth:`lipcore.attacks.windowed.Graph.cropped_sum`.
+    """What LIP's windows leave out to be cheaper; see :meth:`lipcore.attacks.windowed.graph.Graph.cropped_sum`.
 
     Attributes:
         stride: from the maps of this stride down, the instances are swept together; 0: never.

@@ -1,0 +1,1 @@
+"""LIP's backward pass over windows: the graph, its backward rules, and the windows themselves."""

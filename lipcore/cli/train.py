@@ -1,0 +1,69 @@
+"""`lipcore train`: makes the weights that ship with the project once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lipcore.cli.errors import told
+from lipcore.cli.options import Device
+from lipcore.training import hr_mini, rpn_mini
+
+train = typer.Typer(no_args_is_help=True, help="Makes the weights that ship with the project once more.")
+Out = Annotated[Path | None, typer.Option(help="Where weights, checkpoint and log go; by default a folder named so.")]
+Steps = Annotated[int | None, typer.Option(help="The schedule's length at most.", min=1)]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="The schedule's length at most, in minutes of training; 0 for no such limit.", min=0),
+]
+Seed = Annotated[int | None, typer.Option(help="Of weights, crops and sampling.")]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", help="NAME=VALUE of any other field of TrainConfig; repeatable.")
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Start afresh instead of from the checkpoint.")]
+
+
+def _train(module: Any, options: list[str] | None, given: dict[str, Any], *what: Any, **more: Any) -> None:
+    fields = {name: value for name, value in given.items() if value is not None}
+    with told():
+        config = module.TrainConfig.parse(options or [], **fields)
+        typer.echo(f"written to {module.train(config, *what, **more)}")
+
+
+@train.command("hr-mini")
+def train_hr_mini(
+    folder: Annotated[list[Path], typer.Option("--data", help="A folder such as widerface_train_small; repeatable.")],
+    start: Annotated[Path | None, typer.Option(help="Weights of an HR-mini to start from.")] = None,
+    background: Annotated[
+        Path | None, typer.Option(help="A folder in COCO's format: its photos without a person show no face.")
+    ] = None,
+    out: Out = None,
+    device: Device = "cpu",
+    steps: Steps = None,
+    minutes: Minutes = None,
+    seed: Seed = None,
+    option: Options = None,
+    restart: Restart = False,
+) -> None:
+    """Trains HR-mini; run it again to go on from the last checkpoint. log.csv in --out holds the learning curves."""
+    given = {"steps": steps, "minutes": minutes, "seed": seed}
+    what = (folder, out or Path("hr_mini"), device, not restart)
+    _train(hr_mini, option, given, *what, start=start, background=background)
+
+
+@train.command("rpn-mini")
+def train_rpn_mini(
+    folder: Annotated[Path, typer.Option("--data", help="The folder coco_train_small, or any set in COCO's format.")],
+    out: Out = None,
+    device: Device = "cpu",
+    steps: Steps = None,
+    minutes: Minutes = None,
+    seed: Seed = None,
+    option: Options = None,
+    restart: Restart = False,
+) -> None:
+    """Trains RPN-mini, whose trunk starts from HR-mini; run it again to go on from the last checkpoint."""
+    given = {"steps": steps, "minutes": minutes, "seed": seed}
+    _train(rpn_mini, option, given, folder, out or Path("rpn_mini"), device, not restart)

@@ -1,0 +1,1 @@
+"""What every page of the book shares: style, tables, the page of claims."""

@@ -1,0 +1,1 @@
+"""The assumption ledger A1-A14."""

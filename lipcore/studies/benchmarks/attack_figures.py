@@ -1,0 +1,307 @@
+"""Figures and tables of the attacks on WIDER FACE and FDDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lipcore.attacks.presets import PRESETS
+from lipcore.metrics.fddb import KINDS, N_IMAGES
+from lipcore.report.claims import verdict_cell
+from lipcore.report.plotting import COLOURS, PAPER, percent
+from lipcore.studies.base.verdicts import LEAST_CLEAN
+from lipcore.studies.benchmarks.attack_runs import NONE
+from lipcore.studies.benchmarks.attack_tables import FALSE_POSITIVES, Shot, precision, roc
+from lipcore.studies.benchmarks.attack_verdicts import scalar_name
+
+#: Of the clean images.
+BLACK = "#000000"
+#: What gives no verdict.
+GREY = '<span style="opacity: 0.5">{}</span>'
+#: Claim or step, as results name it -> what is asked.
+QUESTIONS = {
+    "c5": "C5: IMP, LP, LIP in the poster's order",
+    "c7": "C7: SSIM above 0.95 and PSNR above 35 dB",
+    "lip_over_imp_i": "LIP-A above IMP-I",
+    "loss over faces": "loss over the faces instead of the whole map: IMP-I above IMP",
+    "crop of whole map": "crop of the whole map's gradient: LP-W above IMP",
+    "crop of faces": "crop of the faces' gradient: LP above IMP-I",
+    "separation": "separation: LIP-A above LP",
+    "highest target": "the highest target alone: LIP-H above LIP-A",
+}
+#: Our presets' names as the poster writes them.
+POSTER_NAMES = {NONE: "clean", "imp": "IMP", "lp": "LP", "lip-a": "LIP-A", "lip-h": "LIP-H"}
+
+
+def attack_table(
+    rows: pd.DataFrame,
+    quick: pd.DataFrame | None,
+    reported: Sequence[Mapping[str, Any]],
+    *,
+    detector: str,
+    update: str,
+    epsilon: float,
+    metrics: Sequence[str] = ("ap", "asr"),
+) -> pd.DataFrame:
+    """The main table: a line for each perturbation, a column for each metric and subset, the poster's beside.
+
+    A column of which the detector finds too few faces on the clean images for a verdict is printed grey and says so.
+
+    Args:
+        rows: the results to show first.
+        quick: this build's quick run, as a second line in each cell where the first is another run's; it may be of
+            another detector, which the head of the column names.
+        reported: the poster's numbers, in percent.
+        detector: whose rows.
+        update: of which update rule.
+        epsilon: at which strength.
+        metrics: which.
+    """
+    poster = {(r["method"], r["metric"], r["subset"]): r["value"] for r in reported}
+    table: dict[str, dict[str, Any]] = {}
+    heads: dict[str, str] = {}
+
+    def chosen(frame: pd.DataFrame, of: str) -> list[dict[Any, Any]]:
+        at = (frame["detector"] == of) & (frame["update"] == update) & (frame["epsilon"] == epsilon)
+        return frame[at & frame["metric"].isin(metrics)].to_dict("records")
+
+    for row in chosen(rows, detector):
+        column, value, behind = _cell(row)
+        known = poster.get((POSTER_NAMES.get(row["perturbation"]), row["metric"], row["subset"]))
+        beside = f" <small>| {PAPER} {known:g}</small>" if known is not None else ""
+        entry = table.setdefault(row["perturbation"], {"perturbation": row["perturbation"]})
+        entry[column] = _greyed(f"{value}{beside}<br>{behind}", row["clean_rate"])
+        if not pd.isna(row["clean_rate"]):
+            found = f"clean: {100 * row['clean_rate']:.0f} % found" + ", no verdict" * (row["clean_rate"] < LEAST_CLEAN)
+            heads[column] = f"{column}<br><small>{found}</small>"
+    if quick is not None:
+        of = quick["detector"].iloc[0]
+        for row in chosen(quick, of):
+            column, value, behind = _cell(row)
+            entry = table.setdefault(row["perturbation"], {"perturbation": row["perturbation"]})
+            own = _greyed(f"<small>quick {value}</small><br>{behind}", row["clean_rate"])
+            entry[column] = f"{entry.get(column, '–')}<br>{own}"
+        heads = {c: f"{head}<br><small>quick: {of} on crowds</small>" for c, head in heads.items()}
+    order = [p for p in (NONE, "random", *PRESETS) if p in table]
+    return pd.DataFrame([table[p] for p in dict.fromkeys(order)]).fillna("–").rename(columns=heads)
+
+
+def _cell(row: Mapping[Any, Any]) -> tuple[str, str, str]:
+    """The column of a row of the results, its value, and the interval and images behind it."""
+    value, _, interval = percent(row).partition(" ")
+    return (
+        f"{row['metric'].replace('_', ' ').upper()} {row['subset']}",
+        value,
+        f"<small>{interval}<br>n={row['n']}</small>",
+    )
+
+
+def _greyed(text: str, rate: float) -> str:
+    return GREY.format(text) if rate < LEAST_CLEAN else text
+
+
+def found_table(rows: pd.DataFrame, update: str, epsilon: float) -> pd.DataFrame:
+    """The share of faces that each detector finds on the clean images: grey where it is too low for a verdict."""
+    chosen = rows[(rows["metric"] == "found") & (rows["update"] == update) & (rows["epsilon"] == epsilon)]
+    table: dict[str, dict[str, Any]] = {}
+    for row in chosen.to_dict("records"):
+        text = f"{percent(row)} %<br><small>{row['n_faces']:.0f} faces, n={row['n']}</small>"
+        entry = table.setdefault(row["detector"], {"detector": row["detector"]})
+        entry[row["subset"]] = _greyed(text, row["value"])
+    return pd.DataFrame(table.values())
+
+
+def verdict_table(summary: Mapping[str, Any], detectors: Sequence[str]) -> pd.DataFrame:
+    """A line for each question, a column for each detector, each cell the verdict and its reason."""
+    main = summary["detector"]
+
+    def cell(claim: str, detector: str) -> str:
+        verdict = summary.get(scalar_name(detector, main, claim), "not measured")
+        return verdict_cell(verdict, summary.get(scalar_name(detector, main, f"{claim}_reason"), ""))
+
+    return pd.DataFrame({"question": text, **{d: cell(key, d) for d in detectors}} for key, text in QUESTIONS.items())
+
+
+def visible_rows(rows: pd.DataFrame, *, detector: str, update: str, epsilon: float) -> pd.DataFrame:
+    """The rows of one strength that say how visible the noise is, with the ASR on the widest subset."""
+    chosen = rows[(rows["detector"] == detector) & (rows["update"] == update) & (rows["epsilon"] == epsilon)]
+    widest = "hard" if (chosen["subset"] == "hard").any() else "all"
+    return chosen[(chosen["metric"] != "asr") | (chosen["subset"] == widest)]
+
+
+def precision_recall_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -> Figure:
+    """Precision against recall under every perturbation, a panel for each detector (down) and subset (across).
+
+    Exact, not in 1000 steps.
+
+    Args:
+        found: detector -> perturbation -> its images.
+    """
+    if not found:
+        return _not_measured()
+    results = {detector: {name: precision(shots) for name, shots in by.items()} for detector, by in found.items()}
+    subsets = list(next(iter(results.values()))[NONE])
+    figure, axes = _panels(len(results), len(subsets), sharex=True)
+    for line, (detector, by) in zip(axes, results.items(), strict=True):
+        for axis, subset in zip(line, subsets, strict=True):
+            for name, result in by.items():
+                values, recall = result[subset].exact_curve()
+                colour = COLOURS.get(name, BLACK)
+                axis.plot(recall, values, color=colour, lw=1.6, label=POSTER_NAMES.get(name, name))
+            axis.set_title(f"{detector}, {subset}: {by[NONE][subset].n_faces} faces", loc="left", fontsize=10)
+            axis.set_xlim(0, 1)
+            axis.set_ylim(0, 1.02)
+        line[0].set_ylabel("precision")
+    for axis in axes[-1]:
+        axis.set_xlabel("recall")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def roc_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -> Figure:
+    """FDDB's curves under every perturbation, a panel for each detector (down) and kind of curve (across).
+
+    Dashed lines are the numbers of false positives at which the table reads the curves.
+
+    Args:
+        found: detector -> perturbation -> its images.
+    """
+    if not found:
+        return _not_measured()
+    figure, axes = _panels(len(found), len(KINDS), sharex=True)
+    for line, (detector, by) in zip(axes, found.items(), strict=True):
+        limits = [full * len(by[NONE]) / N_IMAGES for full in FALSE_POSITIVES]
+        for name, shots in by.items():
+            curves = roc(shots)
+            if curves is None:
+                continue
+            for axis, kind in zip(line, KINDS, strict=True):
+                rate = np.concatenate(([0.0], getattr(curves, kind)))
+                false = np.concatenate(([0.0], curves.false_positives))
+                colour = COLOURS.get(name, BLACK)
+                label = POSTER_NAMES.get(name, name)
+                axis.plot(false, 100 * rate, color=colour, lw=1.6, drawstyle="steps-post", label=label)
+        for axis, kind in zip(line, KINDS, strict=True):
+            for limit in limits:
+                axis.axvline(limit, color="#666666", ls="--", lw=0.8)
+            axis.set_title(f"{detector}, {kind}: {len(by[NONE])} images", loc="left", fontsize=10)
+            axis.set_xlim(0, 1.5 * max(limits))
+            axis.set_ylim(-2, 102)
+        line[0].set_ylabel("true positives (%)")
+    for axis in axes[-1]:
+        axis.set_xlabel("false positives in all images")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def strength_figure(rows: pd.DataFrame, update: str) -> Figure:
+    """ASR against epsilon with one update rule, a panel for each detector (down) and subset (across)."""
+    chosen = rows[(rows["metric"] == "asr") & (rows["update"] == update)]
+    if chosen.empty:
+        return _not_measured()
+    detectors, subsets = (list(dict.fromkeys(chosen[key])) for key in ("detector", "subset"))
+    ticks = sorted(set(chosen["epsilon"]))
+    figure, axes = _panels(len(detectors), len(subsets), sharex=True)
+    for axis, (detector, subset) in zip(axes.flat, product(detectors, subsets), strict=True):
+        panel = chosen[(chosen["detector"] == detector) & (chosen["subset"] == subset)]
+        for offset, name in enumerate(PRESETS):
+            line = panel[panel["perturbation"] == name].sort_values("epsilon")
+            x = np.log2(line["epsilon"].to_numpy(dtype=float)) + (offset - len(PRESETS) / 2) * 0.03
+            _errorbars(axis, x, line, name, "o-")
+        axis.set_xticks([float(np.log2(e)) for e in ticks], [f"{e:g}" for e in ticks])
+        axis.set_xlim(np.log2(min(ticks)) - 0.3, np.log2(max(ticks)) + 0.3)
+        axis.set_title(f"{detector}, {subset}", loc="left", fontsize=10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("attack success (%)")
+    for axis in axes[-1]:
+        axis.set_xlabel(f"epsilon of {update} (of 255)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def bins_figure(rows: pd.DataFrame, update: str, epsilon: float) -> Figure:
+    """ASR by the height of a face, and by the number of faces of its image: a row of panels for each detector."""
+    at = rows[(rows["update"] == update) & (rows["epsilon"] == epsilon)]
+    metrics = ("asr_by_height", "asr_by_faces")
+    if at.empty:
+        return _not_measured()
+    detectors = list(dict.fromkeys(at["detector"]))
+    figure, axes = _panels(len(detectors), len(metrics), width=4.5)
+    for axis, (detector, metric) in zip(axes.flat, product(detectors, metrics), strict=True):
+        every = at[(at["metric"] == metric) & (at["detector"] == detector)]
+        chosen = every[every["n"] > 0]
+        bins = [b for b in dict.fromkeys(every["subset"]) if b in set(chosen["subset"])]
+        names = [p for p in PRESETS if p in set(chosen["perturbation"])]
+        for offset, name in enumerate(names):
+            line = chosen[chosen["perturbation"] == name].set_index("subset").reindex(bins)
+            _errorbars(axis, np.arange(len(bins)) + (offset - (len(names) - 1) / 2) * 0.1, line, name, "o")
+        faces = chosen.drop_duplicates("subset").set_index("subset")["n_faces"].reindex(bins)
+        axis.set_xticks(
+            range(len(bins)), [f"{str(b).rsplit(' ', 1)[0]}\n({n:.0f})" for b, n in faces.items()], fontsize=8
+        )
+    for axis, detector in zip(axes[:, 0], detectors, strict=True):
+        axis.set_ylabel("attack success (%)")
+        axis.set_title(f"{detector}, {update}, epsilon {epsilon:g}", loc="left", fontsize=10)
+    axes[-1, 0].set_xlabel("height of the face in pixels (faces in the bin)")
+    axes[-1, 1].set_xlabel("faces of the image (faces in the bin)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def transfer_table(rows: pd.DataFrame, subset: str) -> pd.DataFrame:
+    """ASR in percent of the noise of each detector (lines) on each (columns), for every perturbation and treatment."""
+    table: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows[(rows["metric"] == "asr") & (rows["subset"] == subset)].to_dict("records"):
+        key = (row["treatment"], row["perturbation"], row["detector"])
+        start = {"treatment": key[0], "perturbation": key[1], "noise of": key[2]}
+        value, _, interval = percent(row).partition(" ")
+        cell = f"{value}<br><small>{interval}<br>n={row['n']}</small>"
+        table.setdefault(key, start)[f"on {row['target']}"] = cell
+    order = list(dict.fromkeys(rows["treatment"]))
+    return pd.DataFrame([table[key] for key in sorted(table, key=lambda k: (order.index(k[0]), *k[1:]))]).fillna("–")
+
+
+def transfer_figure(rows: pd.DataFrame, subset: str) -> Figure:
+    """ASR of every perturbation after each treatment, a panel for each source of noise (down) and target (across)."""
+    chosen = rows[(rows["metric"] == "asr") & (rows["subset"] == subset)]
+    names, treatments = (list(dict.fromkeys(chosen[key])) for key in ("detector", "treatment"))
+    figure, axes = _panels(len(names), len(names), width=4.2, sharex=True)
+    for axis, (source, target) in zip(axes.flat, product(names, names), strict=True):
+        group = chosen[(chosen["detector"] == source) & (chosen["target"] == target)]
+        for name in PRESETS:
+            line = group[group["perturbation"] == name].set_index("treatment").reindex(treatments)
+            if line["value"].notna().any():
+                _errorbars(axis, np.arange(len(treatments), dtype=float), line, name, "o-")
+        axis.set_xticks(range(len(treatments)), [t.replace(" ", "\n") for t in treatments], fontsize=8)
+        axis.set_title(f"noise of {source} on {target}", loc="left", fontsize=10)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("attack success (%)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _panels(lines: int, columns: int, *, width: float = 3.2, sharex: bool = False) -> tuple[Figure, NDArray[Any]]:
+    size = (width * columns, 2.5 * lines + 0.7)
+    return plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, sharex=sharex)
+
+
+def _not_measured() -> Figure:
+    figure, axis = plt.subplots(figsize=(7.5, 1))
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
+    return figure
+
+
+def _errorbars(axis: Axes, x: Any, line: pd.DataFrame, name: str, form: str) -> None:
+    value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
+    error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+    axis.errorbar(x, value, error, fmt=form, ms=4, lw=1.2, color=COLOURS[name], label=name)
+    axis.set_ylim(-4, 104)

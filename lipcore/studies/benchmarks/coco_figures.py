@@ -1,0 +1,192 @@
+"""Figures and tables of the attacks on region proposals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lipcore.attacks.attack import Attack
+from lipcore.attacks.presets import PRESETS
+from lipcore.attacks.updates import update_rule
+from lipcore.boxes import iou_matrix
+from lipcore.detectors.base import Detections
+from lipcore.detectors.rpn import Proposals
+from lipcore.images import quantise
+from lipcore.metrics.coco import METRICS
+from lipcore.report.plotting import COLOURS, FALSE, TRUE, draw_boxes, percent, show
+from lipcore.studies.benchmarks.attack_runs import NONE
+from lipcore.studies.benchmarks.coco_attack import CocoSettings, find_targets
+from lipcore.studies.benchmarks.coco_table import BASELINES, SIDES
+
+BLACK = "#000000"
+POSTER_NAMES = {"imp": "IMP", "lp": "LP"}
+#: The poster's two columns, as this table names them; which AR it means is not said.
+POSTER_METRICS = {"ar": "ar100", "ap": "ap"}
+
+
+def proposal_table(
+    rows: pd.DataFrame,
+    quick: pd.DataFrame | None,
+    reported: Sequence[Mapping[str, Any]],
+    *,
+    detector: str,
+    epsilon: float,
+    variant: str = "objects",
+) -> pd.DataFrame:
+    """The table: a line for each perturbation, a column for each metric, the poster's beside.
+
+    Args:
+        rows: the results to show first.
+        quick: this build's quick run, as a second line in each cell where the first is another run's.
+        reported: the poster's numbers, in percent.
+        detector: whose rows; the boxes that nobody learned stand below the clean line.
+        epsilon: at which strength; the quick run has one of its own.
+        variant: of the instances.
+    """
+    poster = {(r["method"], POSTER_METRICS[r["metric"]]): r["value"] for r in reported}
+    table: dict[str, dict[str, Any]] = {}
+    columns = {**{m: m.upper().replace("AR", "AR@") for m in METRICS}, "asr": "objects lost", "ssim": "SSIM"}
+
+    def cells(frame: pd.DataFrame, own: bool) -> None:
+        kept = frame[frame["metric"].isin(list(columns)) & (frame["subset"] == "all") & (frame["variant"] == variant)]
+        for row in kept.to_dict("records"):
+            naive = row["detector"] in BASELINES
+            if not naive and row["detector"] != detector:
+                continue
+            line = row["detector"] if naive else "clean" if row["perturbation"] == NONE else row["perturbation"]
+            entry = table.setdefault(line, {"perturbation": line})
+            column = columns[row["metric"]]
+            value = f"{row['value']:.3f}" if row["metric"] == "ssim" else _short(row)
+            if own:
+                known = poster.get((POSTER_NAMES.get(row["perturbation"]), row["metric"]))
+                beside = f" <small>| poster {known:g}</small>" if known is not None and not naive else ""
+                entry[column] = f"{value}{beside}"
+            else:
+                entry[column] = f"{entry.get(column, '–')}<br><small>quick {value}</small>"
+
+    cells(rows[rows["epsilon"] == epsilon], own=True)
+    if quick is not None:
+        cells(quick, own=False)
+    order = ["clean", *BASELINES, *PRESETS]
+    return pd.DataFrame([table[p] for p in order if p in table]).fillna("–")
+
+
+def _short(row: Mapping[Any, Any]) -> str:
+    """A share with its interval in percent, one digit: these numbers are small."""
+    value, low, high = (100 * float(row[k]) for k in ("value", "ci_low", "ci_high"))
+    return f"{value:.1f} <small>[{low:.1f}, {high:.1f}]</small>"
+
+
+def recall_figure(rows: pd.DataFrame, detector: str) -> Figure:
+    """AR@100, AP and the share of objects lost against epsilon, one line a perturbation."""
+    chosen = rows[(rows["detector"] == detector) & (rows["subset"] == "all") & (rows["variant"] == "objects")]
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4))
+    for axis, (metric, title) in zip(axes, (("ar100", "AR@100"), ("ap", "AP"), ("asr", "objects lost")), strict=True):
+        own = chosen[chosen["metric"] == metric]
+        for name in PRESETS:
+            line = own[own["perturbation"] == name].sort_values("epsilon")
+            if len(line):
+                value, low, high = (100 * line[k].to_numpy(dtype=float) for k in ("value", "ci_low", "ci_high"))
+                x = np.log2(line["epsilon"].to_numpy(dtype=float))
+                error = np.clip([value - low, high - value], 0, None)
+                axis.errorbar(x, value, error, fmt="o-", ms=4, lw=1.2, color=COLOURS[name], label=name)
+        clean = own[own["perturbation"] == NONE]
+        if len(clean):
+            axis.axhline(100 * float(clean["value"].iloc[0]), color=BLACK, lw=1, ls="--", label="clean")
+        ticks = sorted({e for e in own["epsilon"] if e > 0})
+        axis.set_xticks([float(np.log2(e)) for e in ticks], [f"{e:g}" for e in ticks])
+        axis.set_xlabel("epsilon (of 255)")
+        axis.set_title(f"{title} (%)", loc="left", fontsize=10)
+        axis.set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+    return figure
+
+
+def objects_figure(rows: pd.DataFrame, detector: str, epsilon: float) -> Figure:
+    """The share of objects lost by their size and by the number of objects in the image."""
+    at = rows[(rows["detector"] == detector) & (rows["epsilon"] == epsilon) & (rows["variant"] == "objects")]
+    at = at[(at["metric"] == "asr") & (at["subset"] != "all")]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.3), sharey=True)
+    for axis, unit in zip(axes, ("px", "objects"), strict=True):
+        own = at[at["subset"].str.endswith(unit) & (at["n_objects"] > 0)]
+        bins = list(dict.fromkeys(own["subset"]))
+        names = [p for p in PRESETS if p in set(own["perturbation"])]
+        for i, name in enumerate(names):
+            line = own[own["perturbation"] == name].set_index("subset").reindex(bins)
+            value, low, high = (100 * line[k].to_numpy(dtype=float) for k in ("value", "ci_low", "ci_high"))
+            x = np.arange(len(bins)) + (i - (len(names) - 1) / 2) * 0.1
+            error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=COLOURS[name], label=name)
+        counts = own.drop_duplicates("subset").set_index("subset")["n_objects"].reindex(bins)
+        axis.set_xticks(
+            range(len(bins)), [f"{str(b).removesuffix(f' {unit}')}\n({n:.0f})" for b, n in counts.items()], fontsize=8
+        )
+        axis.set_ylim(-4, 104)
+    axes[0].set_xlabel(f"root of the object's area in pixels, COCO's bounds {SIDES[1]} and {SIDES[2]} (objects)")
+    axes[1].set_xlabel("objects in the image (objects in the bin)")
+    axes[0].set_ylabel("objects lost (%)")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+    return figure
+
+
+def steps_table(rows: pd.DataFrame, detector: str) -> pd.DataFrame:
+    """The paired differences behind the verdicts, in points of percent."""
+    chosen = rows[(rows["metric"] == "difference") & (rows["detector"] == detector) & (rows["variant"] == "objects")]
+    return pd.DataFrame(
+        {
+            "what changes": "IMP against LP (the poster's)" if r["claim"] == "c6" else r["claim"],
+            "difference": r["label"],
+            "points": percent(r).replace(" ", " <small>", 1) + "</small>",
+            "n": r["n"],
+            "_dim": not r["counts"],
+        }
+        for r in chosen.sort_values(["claim", "epsilon"]).to_dict("records")
+    )
+
+
+@torch.no_grad()
+def proposals_figure(
+    network: Proposals, photos: Mapping[str, Tensor], perturbations: Sequence[str], epsilon: float, most: int = 10
+) -> Figure:
+    """The best proposals before and after: yellow where one overlaps a clean one by IoU >= 0.5, else red.
+
+    There is no ground truth for these photographs: what is attacked are the best proposals themselves.
+
+    Args:
+        network: attacked and shown.
+        photos: name -> image (1, 3, H, W).
+        perturbations: presets' names.
+        epsilon: in grey levels, with I-FGSM.
+        most: proposals drawn.
+    """
+    settings = CocoSettings(instances="proposals", attacked=most)
+    columns = (NONE, *perturbations)
+    figure, axes = plt.subplots(len(photos), len(columns), figsize=(3 * len(columns), 2.6 * len(photos)), squeeze=False)
+    for line, (name, image) in zip(axes, photos.items(), strict=True):
+        responses = network(image)
+        clean = _first(network.propose(responses), most)
+        instances = find_targets(settings, None, responses, clean)
+        for axis, perturbation in zip(line, columns, strict=True):
+            shown, found = image, clean
+            if perturbation != NONE:
+                attack = Attack(perturbation, update_rule("i-fgsm", epsilon), settings.matching, settings.extent)
+                shown = quantise(attack(network, image, instances=instances).image)
+                found = _first(network.propose(network(shown)), most)
+            known = (iou_matrix(found.boxes, clean.boxes) >= 0.5).any(dim=1)
+            show(axis, shown)
+            draw_boxes(axis, found.boxes[~known], FALSE)
+            draw_boxes(axis, found.boxes[known], TRUE)
+            label = "clean" if perturbation == NONE else f"{perturbation}: {int(known.sum())} of {most} kept"
+            axis.set_title(f"{name}, {label}" if perturbation == NONE else label, fontsize=9, loc="left")
+    return figure
+
+
+def _first(found: Detections, most: int) -> Detections:
+    return Detections(found.boxes[:most], found.scores[:most], found.responses[:most])

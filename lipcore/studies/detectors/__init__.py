@@ -1,0 +1,1 @@
+"""How good the project's own detectors are, and their model cards."""

@@ -1,0 +1,1 @@
+"""Interference on grids of faces (C1, C2, C4)."""

@@ -1,0 +1,291 @@
+"""The synthetic study's whole grid in figures: by faces and distance, faces alone, epsilon, and distance over ERF size;
+and the table of the comparisons behind its verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lipcore.attacks.presets import PRESETS
+from lipcore.report.plotting import COLOURS, PAPER, percent
+from lipcore.studies.base.verdicts import LEAST_CLEAN
+
+#: The labels of the metrics, and what they are multiplied by.
+METRICS = {"asr": ("attack success (%)", 100.0), "interference": ("interference coefficient", 1.0)}
+#: Of detectors side by side.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+
+
+def grid_figure(rows: pd.DataFrame, detector: str, epsilons: Sequence[float], metric: str = "asr") -> Figure:
+    """A panel for each epsilon and perturbation: faces upward, distance to the right, the value as colour and number.
+
+    Where fewer than 80 % of the faces were found before the attack the number is grey; where it was not measured the
+    place is empty. Random noise has no panel: it stays near 0 everywhere.
+
+    Args:
+        rows: of the synthetic study.
+        detector, epsilons: which of them.
+        metric: ``"asr"`` or ``"interference"``.
+    """
+    label, scale = METRICS[metric]
+    chosen = rows[(rows["detector"] == detector) & (rows["metric"] == metric) & (rows["perturbation"] != "random")]
+    panels = [
+        (epsilon, name)
+        for epsilon in epsilons
+        for name in PRESETS
+        if ((chosen["epsilon"] == epsilon) & (chosen["perturbation"] == name)).any()
+    ]
+    if not panels:
+        return _empty()
+    chosen = chosen[chosen["epsilon"].isin([epsilon for epsilon, _ in panels])]
+    faces = sorted({int(f) for f in chosen["faces"]})
+    distances = sorted({int(d) for d in chosen["distance"]})
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    size = (2.6 * columns + 0.6, 0.6 + (0.2 * len(faces) + 0.4) * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharex=True, sharey=True)
+    low, high, colours = (0, 100, "viridis") if metric == "asr" else (-0.6, 0.6, "RdBu_r")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (epsilon, name) in zip(axes.flat, panels, strict=False):
+        table = np.full((len(faces), len(distances)), np.nan)
+        own = chosen[(chosen["epsilon"] == epsilon) & (chosen["perturbation"] == name)]
+        for row in own.dropna(subset=["value"]).to_dict("records"):
+            place = faces.index(int(row["faces"])), distances.index(int(row["distance"]))
+            table[place] = value = scale * row["value"]
+            bright = value > (low + high) / 2 if metric == "asr" else abs(value) < 0.3
+            colour = "#999999" if row["clean_rate"] < LEAST_CLEAN else "black" if bright else "white"
+            text = f"{value:.0f}" if metric == "asr" else f"{value:.2f}"
+            axis.text(*place[::-1], text, ha="center", va="center", fontsize=7, color=colour)
+        image = axis.imshow(table, origin="lower", aspect="auto", vmin=low, vmax=high, cmap=colours)
+        axis.set_title(f"{name}, epsilon {epsilon:g}", loc="left", fontsize=9)
+        axis.set_xticks(range(len(distances)), [str(d) for d in distances], fontsize=7)
+        axis.set_yticks(range(len(faces)), [str(f) for f in faces], fontsize=7)
+        axis.tick_params(length=0)
+        axis.grid(visible=False)
+    figure.supxlabel("distance (px)", fontsize=9)
+    figure.supylabel("faces", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.6, label=label)
+    return figure
+
+
+def distance_figure(rows: pd.DataFrame, sides: Mapping[str, float], epsilons: Sequence[float]) -> Figure:
+    """The interference coefficient against distance over ERF size: IMP and IMP-I across, an epsilon a line of panels.
+
+    A point for each cell of the grid, larger with more faces, in its detector's colour; lines join cells of the same
+    number of faces.
+
+    Args:
+        rows: of the synthetic study.
+        sides: detector -> side in pixels of the square that holds 90 % of a response's gradient.
+        epsilons: which of them; those without a coefficient are left out.
+    """
+    chosen = rows[(rows["metric"] == "interference") & rows["detector"].isin(list(sides))].dropna(subset=["value"])
+    shown = [epsilon for epsilon in epsilons if (chosen["epsilon"] == epsilon).any()]
+    if not shown:
+        return _empty()
+    names = ("imp", "imp-i")
+    figure, axes = plt.subplots(
+        len(shown), len(names), figsize=(8.5, 2.7 * len(shown) + 0.5), squeeze=False, sharex=True, sharey=True
+    )
+    for axis, (epsilon, name) in zip(axes.flat, product(shown, names), strict=True):
+        panel = chosen[(chosen["epsilon"] == epsilon) & (chosen["perturbation"] == name)]
+        for colour, (detector, side) in zip(SERIES, sides.items(), strict=False):
+            for _, points in panel[panel["detector"] == detector].sort_values("distance").groupby("faces"):
+                x = points["distance"].to_numpy(dtype=np.float64) / side
+                value, low, high = (points[c].to_numpy(dtype=np.float64) for c in ("value", "ci_low", "ci_high"))
+                error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+                axis.errorbar(x, value, error, fmt="-", lw=0.8, elinewidth=0.6, color=colour, alpha=0.5)
+                area = 5 + 5 * points["faces"].to_numpy(dtype=np.float64) ** 0.5
+                axis.scatter(x, value, area, color=colour, lw=0)
+        axis.axhline(0, color="#999999", lw=0.8)
+        axis.axvline(1, color="#999999", lw=0.8, ls=":")
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_title(f"{name}, epsilon {epsilon:g}", loc="left", fontsize=10)
+    for axis in axes[-1]:
+        axis.set_xlabel("distance / side of the 90 % square")
+    for axis in axes[:, 0]:
+        axis.set_ylabel(METRICS["interference"][0])
+    drawn = [d for d in sides if (chosen["detector"] == d).any()]
+    colours_of = dict(zip(sides, SERIES, strict=False))
+    handles = [Line2D([], [], marker="o", color=colours_of[d], lw=0.8, label=f"{d} ({sides[d]:.0f} px)") for d in drawn]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    return figure
+
+
+def comparison_table(rows: pd.DataFrame, detector: str) -> pd.DataFrame:
+    """The comparisons behind a detector's verdicts: differences in ASR in percentage points, a column an epsilon.
+
+    What does not count is in small print, with the reason.
+    """
+    table: dict[tuple[str, str], dict[str, str]] = {}
+    chosen = rows[(rows["metric"] == "difference") & (rows["detector"] == detector)]
+    for row in chosen.to_dict("records"):
+        label = row["label"].removesuffix(f", epsilon {row['epsilon']:g}")
+        entry = table.setdefault((row["claim"], label), {"claim": row["claim"].upper(), "comparison": label})
+        text = f"{percent(row)}<br><small>n={row['n']}</small>"
+        if not row["counts"]:
+            text = f"<small>{percent(row)}<br>{'few images or faces' if row['room'] else 'no room'}</small>"
+        entry[f"ε {row['epsilon']:g}"] = text
+    return pd.DataFrame(table[key] for key in sorted(table, key=lambda key: key[0])).fillna("–")
+
+
+def faces_figure(rows: pd.DataFrame, detector: str, distance: int) -> Figure:
+    """ASR against the number of faces at one distance, a line for each perturbation, a panel for each epsilon."""
+    return _lines(rows, detector, "faces", "epsilon", {"distance": distance}, "epsilon {:g}", f"faces at {distance} px")
+
+
+def epsilon_figure(rows: pd.DataFrame, detector: str, cells: tuple[tuple[int, int], ...]) -> Figure:
+    """ASR against epsilon, a line for each perturbation, a panel for each of ``cells`` (faces, distance)."""
+    kept = rows[[(f, d) in cells for f, d in zip(rows["faces"], rows["distance"], strict=True)]].copy()
+    kept["cell"] = [f"{int(f)} at {int(d)} px" for f, d in zip(kept["faces"], kept["distance"], strict=True)]
+    return _lines(kept, detector, "epsilon", "cell", {}, "{}", "epsilon (grey levels)")
+
+
+def _lines(
+    rows: pd.DataFrame, detector: str, along: str, panel: str, fixed: dict[str, int], title: str, label: str
+) -> Figure:
+    chosen = rows[(rows["detector"] == detector) & (rows["metric"] == "asr")]
+    for name, value in fixed.items():
+        chosen = chosen[(chosen[name] == value) | (chosen["faces"] == 1)]
+    panels = [(key, group) for key, group in chosen.groupby(panel, sort=True) if group[along].nunique() > 1]
+    if not panels:
+        return _empty()
+    columns = min(3, len(panels))
+    lines = -(-len(panels) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(3 * columns, 2.5 * lines), squeeze=False, sharey=True)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (key, group) in zip(axes.flat, panels, strict=False):
+        for name in [p for p in PRESETS if p in set(group["perturbation"])]:
+            _line(axis, group[group["perturbation"] == name].sort_values(along), along, name)
+        axis.set_xscale("log", base=2)
+        ticks = sorted(set(group[along]))
+        axis.set_xticks(ticks, [f"{t:g}" for t in ticks], fontsize=8)
+        axis.minorticks_off()
+        axis.set_ylim(-4, 104)
+        axis.set_title(title.format(key), loc="left", fontsize=10)
+        axis.set_xlabel(label)
+    axes[0, 0].set_ylabel(METRICS["asr"][0])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _line(axis: Axes, points: pd.DataFrame, along: str, name: str) -> None:
+    x = points[along].to_numpy(dtype=np.float64)
+    value, low, high = (100 * points[c].to_numpy(dtype=np.float64) for c in ("value", "ci_low", "ci_high"))
+    axis.plot(x, value, "o-", ms=3.5, lw=1.3, color=COLOURS[name], label=name)
+    axis.fill_between(x, low, high, color=COLOURS[name], alpha=0.12, lw=0)
+
+
+def _empty() -> Figure:
+    """Says that there is nothing to draw."""
+    figure, axis = plt.subplots(figsize=(7.5, 1))
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
+    return figure
+
+
+def ipi_table(
+    rows: pd.DataFrame,
+    quick: pd.DataFrame | None,
+    reported: Sequence[Mapping[str, Any]],
+    detector: str,
+    epsilons: Sequence[float],
+) -> pd.DataFrame:
+    """The IPI table: ASR in percent by cell, epsilon and perturbation, the poster's beside, with intervals and images.
+
+    Args:
+        rows: the results to show first.
+        quick: this build's quick run, as a second line in each cell where the first is another run's.
+        reported: the poster's numbers.
+        detector: whose rows.
+        epsilons: which of them, in their order; the poster names none.
+    """
+    poster = {(r["faces"], r["distance"]): r["value"] for r in reported}
+    table: dict[Any, dict[str, Any]] = {}
+
+    def fill(frame: pd.DataFrame, own: bool) -> None:
+        chosen = frame[
+            (frame["metric"] == "asr") & (frame["detector"] == detector) & frame["epsilon"].isin(list(epsilons))
+        ]
+        for row in chosen.to_dict("records"):
+            cell = (int(row["faces"]), int(row["distance"]))
+            start = {
+                "faces": cell[0],
+                "distance": f"{cell[1]} px",
+                PAPER: f"{poster[cell]:g}" if cell in poster else "–",
+                "ε": f"{row['epsilon']:g}",
+            }
+            entry = table.setdefault((*cell, epsilons.index(row["epsilon"])), start)
+            value, _, interval = percent(row).partition(" ")
+            behind = f"<small>{interval}<br>n={row['n']}</small>"
+            if own:
+                entry["clean"] = f"{100 * row['clean_rate']:.0f}"
+                entry["_dim"] = row["clean_rate"] < LEAST_CLEAN
+                entry[row["perturbation"]] = f"{value}<br>{behind}"
+            else:
+                before = entry.get(row["perturbation"], "–")
+                entry[row["perturbation"]] = f"{before}<br><small>quick {value}</small><br>{behind}"
+
+    fill(rows, own=True)
+    if quick is not None:
+        fill(quick, own=False)
+    order = ["faces", "distance", PAPER, "ε", "clean", *PRESETS, "_dim"]
+    frame = pd.DataFrame([table[key] for key in sorted(table)])
+    frame = frame.reindex(columns=[c for c in order if c in frame])
+    return frame.fillna({c: "–" for c in ("clean", *PRESETS) if c in frame})
+
+
+def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric: str = "asr") -> Figure:
+    """ASR or interference of every perturbation in each cell: a panel for each detector (down) and epsilon (across).
+
+    Args:
+        rows: of the synthetic study.
+        reported: the poster's numbers, drawn as crosses in panels of ASR.
+        metric: ``"asr"``, ``"logit_drop"`` or ``"interference"``.
+    """
+    chosen = rows[rows["metric"] == metric].dropna(subset=["value"])
+    if chosen.empty:
+        figure, axis = plt.subplots(figsize=(7.5, 1))
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
+        return figure
+    detectors, epsilons = list(dict.fromkeys(chosen["detector"])), sorted(set(chosen["epsilon"]), reverse=True)
+    size = (7.5 if len(epsilons) == 1 else 5 * len(epsilons), 2.5 * len(detectors) + 0.4)
+    figure, axes = plt.subplots(len(detectors), len(epsilons), figsize=size, squeeze=False, sharey=metric == "asr")
+    scale = 100 if metric == "asr" else 1
+    for axis, (detector, epsilon) in zip(axes.flat, product(detectors, epsilons), strict=True):
+        group = chosen[(chosen["detector"] == detector) & (chosen["epsilon"] == epsilon)]
+        axis.set_title(f"{detector}, epsilon {epsilon:g}" + ": not measured" * group.empty, loc="left", fontsize=10)
+        entries = {(int(r["faces"]), int(r["distance"]), r["perturbation"]): r for r in group.to_dict("records")}
+        cells = sorted({(faces, distance) for faces, distance, _ in entries})
+        names = [p for p in PRESETS if any(name == p for _, _, name in entries)]
+        for offset, name in enumerate(names):
+            own = {at: entries[*cell, name] for at, cell in enumerate(cells) if (*cell, name) in entries}
+            value, low, high = (
+                scale * np.array([row[key] for row in own.values()], dtype=np.float64)
+                for key in ("value", "ci_low", "ci_high")
+            )
+            x = np.array(list(own)) + (offset - (len(names) - 1) / 2) * 0.11
+            error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=COLOURS[name], label=name)
+        if metric == "asr":
+            known = {(r["faces"], r["distance"]): r["value"] for r in reported}
+            at = [i for i, c in enumerate(cells) if c in known]
+            axis.plot(at, [known[cells[i]] for i in at], "kx", ms=7, label=PAPER)
+            axis.set_ylim(-4, 104)
+        axis.set_xticks(range(len(cells)), [f"{f} face{'s' * (f > 1)}\n{d} px" for f, d in cells])
+    for axis in axes[:, 0]:
+        axis.set_ylabel({"asr": "attack success (%)", "interference": "interference"}.get(metric, "logit drop"))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure

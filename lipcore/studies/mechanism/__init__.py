@@ -1,0 +1,1 @@
+"""Why IMP is weak on many faces."""

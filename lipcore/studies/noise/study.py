@@ -1,0 +1,239 @@
+"""Every preset on photographs: the generated crowds, or a reader's own folder."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lipcore.attacks.attack import Attack
+from lipcore.attacks.crop import Extent
+from lipcore.attacks.presets import PRESETS
+from lipcore.attacks.targets import Matching
+from lipcore.attacks.updates import update_rule
+from lipcore.boxes import iou_matrix
+from lipcore.datasets.photographs import photos
+from lipcore.datasets.synthetic import Crowd, Scene
+from lipcore.datasets.wider import write_wider
+from lipcore.detectors import Detections, Detector
+from lipcore.errors import NoFaceFound, UnknownName
+from lipcore.images import quantise
+from lipcore.metrics.intervals import Estimate, ratio_of_means, share
+from lipcore.metrics.success import Visibility, attack_success, found, visibility
+from lipcore.paths import ROOT
+from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
+
+EXPERIMENT = "noise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is attacked, and how.
+
+    Attributes:
+        images: a folder of photographs, or "" for generated crowds.
+        count: how many images at most.
+        epsilon: in grey levels.
+        update, tau, iou, matching, extent: as in the synthetic study.
+    """
+
+    images: str = ""
+    count: int = 3
+    epsilon: float = 4.0
+    update: str = "i-fgsm"
+    tau: float = 0.5
+    iou: float = 0.5
+    matching: Matching = field(default_factory=Matching)
+    extent: Extent = field(default_factory=Extent)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image under one perturbation, for the pictures.
+
+    Attributes:
+        scene: the clean image and its faces.
+        perturbation: the preset's name, "" for the clean image.
+        image: (1, 3, H, W), as it would be saved.
+        detections: on ``image``.
+        correct: (K,) bool, which detections are true positives.
+        visibility: how far it is from the clean image.
+    """
+
+    scene: Scene
+    perturbation: str
+    image: Tensor
+    detections: Detections
+    correct: Tensor
+    visibility: Visibility
+
+
+def crowds(count: int, root: Path | None = None) -> Iterator[Scene]:
+    """Generated crowds, written in the layout of WIDER FACE and read back by its loader.
+
+    Args:
+        count: how many.
+        root: where they are written; ``data/generated/crowds`` by default.
+    """
+    drawn = (Crowd().draw(seed) for seed in range(count))
+    for item in write_wider(root or ROOT / "data" / "generated" / "crowds", "val", drawn):
+        image = torch.from_numpy(item.read()).permute(2, 0, 1)[None].float()
+        yield Scene(item.name, image, torch.from_numpy(item.boxes[item.valid]).float())
+
+
+def first_photo(folder: str) -> Tensor:
+    """The first photograph of a folder, (1, 3, H, W), its longer side at most 1024 px.
+
+    Raises:
+        DataError: no such folder, or no photograph in it.
+    """
+    return next(photos(folder))[1]
+
+
+def config_for(profile: str, images: str) -> Config:
+    """Three images in the quick profile (40 s with CenterFace), thirty in full.
+
+    Raises:
+        UnknownName: no such profile.
+    """
+    counts = {"quick": 3, "full": 30}
+    if profile not in counts:
+        raise UnknownName("profile", profile, counts)
+    return Config(images=images, count=counts[profile])
+
+
+def measure(profile: str, detector: Detector, config: Config) -> tuple[Path, list[Shown]]:
+    """Attacks each image with each preset and writes the results.
+
+    On a reader's photographs, which have no ground truth, the clean detections stand for the faces.
+
+    Returns:
+        The results file, and the images for the pictures.
+
+    Raises:
+        DataError: no such folder, or no photograph in it.
+        NoFaceFound: the detector finds no face on any of the images.
+    """
+    shown: list[Shown] = []
+    counts: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    seconds = Stopwatch()
+    scenes = list(_scenes(config))
+    update = update_rule(config.update, config.epsilon)
+    for scene in tqdm(scenes, desc=EXPERIMENT, unit="image", disable=None):
+        image = scene.image.to(next(detector.parameters()).device)
+        clean = detector.detect(image, config.tau)[0]
+        truth = scene.boxes if len(scene.boxes) or not config.images else clean.boxes
+        before = found(truth, clean.boxes, config.iou)
+        shown.append(_shown(Scene(scene.name, scene.image, truth), "", image, clean, config))
+        if len(clean) == 0:
+            continue
+        for name in PRESETS:
+            attacked = quantise(Attack(name, update, config.matching, config.extent)(detector, image).image)
+            after = detector.detect(attacked, config.tau)[0]
+            counts[name].append(attack_success(before, found(truth, after.boxes, config.iou)))
+            shown.append(_shown(Scene(scene.name, scene.image, truth), name, attacked, after, config))
+    if not counts:
+        raise NoFaceFound(
+            f"{detector.name} finds no face on any of the {len(scenes)} images; give photographs with faces"
+        )
+    path = write_results(
+        results_path(EXPERIMENT, profile),
+        experiment=EXPERIMENT,
+        profile=profile,
+        config=config,
+        rows=list(_rows(detector.name, config, counts, shown)),
+        reported=[],
+        summary=_summary(counts, shown),
+        detectors=[detector],
+        dataset=Dataset(
+            "photographs of the reader" if config.images else "generated crowds",
+            digest([[s.name, s.image.sum().item()] for s in scenes]),
+            len(scenes),
+            sum(total for _, total in counts["imp"]),
+        ),
+        seed=0,
+        seconds=seconds.seconds,
+    )
+    return path, shown
+
+
+def pictures(detector: Detector, scene: Scene, perturbations: Sequence[str], epsilon: float) -> list[Shown]:
+    """One image, clean and under some presets with I-FGSM, for the pictures; without ground truth the clean detections
+    stand for the faces.
+
+    Args:
+        detector: attacked and shown.
+        scene: the image and its faces.
+        perturbations: presets' names.
+        epsilon: in grey levels.
+
+    Raises:
+        NoFaceFound: the detector finds no face on the image.
+    """
+    config = Config(epsilon=epsilon)
+    image = scene.image.to(next(detector.parameters()).device)
+    clean = detector.detect(image, config.tau)[0]
+    scene = scene if len(scene.boxes) else Scene(scene.name, scene.image, clean.boxes.cpu())
+    made = [_shown(scene, "", image, clean, config)]
+    for name in perturbations:
+        attack = Attack(name, update_rule(config.update, epsilon), config.matching, config.extent)
+        attacked = quantise(attack(detector, image).image)
+        made.append(_shown(scene, name, attacked, detector.detect(attacked, config.tau)[0], config))
+    return made
+
+
+def _scenes(config: Config) -> Iterator[Scene]:
+    if not config.images:
+        yield from crowds(config.count)
+        return
+    for index, (name, image) in enumerate(photos(config.images)):
+        if index == config.count:
+            return
+        yield Scene(name, image, torch.empty(0, 4))
+
+
+def _shown(scene: Scene, name: str, image: Tensor, detections: Detections, config: Config) -> Shown:
+    if len(detections) and len(scene.boxes):
+        correct = (iou_matrix(detections.boxes, scene.boxes.to(detections.boxes)) >= config.iou).any(1)
+    else:
+        correct = torch.zeros(len(detections), dtype=torch.bool)
+    return Shown(scene, name, image, detections, correct, visibility(scene.image, image))
+
+
+def _rows(
+    detector: str, config: Config, counts: dict[str, list[tuple[int, int]]], shown: list[Shown]
+) -> Iterator[dict[str, Any]]:
+    for name, pairs in counts.items():
+        shared = {"detector": detector, "perturbation": name, "epsilon": config.epsilon, "update": config.update}
+        hits, totals = zip(*pairs, strict=True)
+        images = [s for s in shown if s.perturbation == name]
+        estimates = {"asr": share(hits, totals)}
+        estimates["false_positives"] = _mean([float((~s.correct).sum()) for s in images])
+        for metric in ("l_inf", "l2", "psnr", "ssim", "touched"):
+            estimates[metric] = _mean([getattr(s.visibility, metric) for s in images])
+        for metric, e in estimates.items():
+            yield shared | {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n}
+
+
+def _mean(values: list[float]) -> Estimate:
+    return ratio_of_means([[v] for v in values], [[1.0] for _ in values])
+
+
+def _summary(counts: dict[str, list[tuple[int, int]]], shown: list[Shown]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"images": len({s.scene.name for s in shown})}
+    for name, pairs in counts.items():
+        key = name.replace("-", "_")
+        images = [s.visibility for s in shown if s.perturbation == name]
+        faces = sum(total for _, total in pairs)
+        summary["faces"] = faces
+        summary[f"{key}_asr"] = round(100 * sum(hit for hit, _ in pairs) / faces, 1) if faces else None
+        summary[f"{key}_psnr"] = round(sum(v.psnr for v in images) / len(images), 1)
+        summary[f"{key}_ssim"] = round(sum(v.ssim for v in images) / len(images), 3)
+        summary[f"{key}_touched"] = round(100 * sum(v.touched for v in images) / len(images))
+    return summary

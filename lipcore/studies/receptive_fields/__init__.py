@@ -1,0 +1,1 @@
+"""Receptive fields of the detectors (C3)."""

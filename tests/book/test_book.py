@@ -1,0 +1,276 @@
+"""The book as a reader gets it: strictly built from notebooks stored clean, on pages that need no network."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import importlib.util
+import json
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+PARAMETERS = {"detector", "images", "profile"}
+
+
+# Stored notebooks
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def stored(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return json.loads(request.param.read_text(encoding="utf8"))
+
+
+def test_notebooks_are_stored_without_outputs(stored: dict[str, Any]) -> None:
+    code = [cell for cell in stored["cells"] if cell["cell_type"] == "code"]
+    assert not [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"] is not None]
+    assert "papermill" not in stored["metadata"]
+    assert "widgets" not in stored["metadata"]
+
+
+def test_cells_have_ids_that_a_person_chose(stored: dict[str, Any]) -> None:
+    assert (stored["nbformat"], stored["nbformat_minor"]) >= (4, 5)
+    ids = [cell["id"] for cell in stored["cells"]]
+    assert len(set(ids)) == len(ids)
+    drawn = [i for i in ids if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{8}", i)]
+    assert not drawn, "ids drawn at random change with every edit; name the cells"
+
+
+def test_notebooks_take_the_three_parameters_and_default_to_the_quick_profile(stored: dict[str, Any]) -> None:
+    tagged = [cell for cell in stored["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    found = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse("".join(tagged[0]["source"])).body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    assert found.keys() >= PARAMETERS
+    assert found["profile"] == "quick"
+
+
+def test_notebooks_use_the_environments_kernel(stored: dict[str, Any]) -> None:
+    assert stored["metadata"]["kernelspec"]["name"] == "python3"
+
+
+def test_results_have_one_maker_each() -> None:
+    declared = [json.loads(path.read_text())["metadata"].get("lip", {}) for path in NOTEBOOKS]
+    made = [name for lip in declared for name in lip.get("results", [])]
+    assert len(set(made)) == len(made)
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text())
+    listed = {toc["root"], *(chapter["file"] for chapter in toc["chapters"])}
+    pages = {path.stem for path in (ROOT / "book").iterdir() if path.suffix in {".md", ".ipynb"}}
+    assert listed == pages
+
+
+# Built pages
+
+
+@pytest.fixture(scope="module")
+def html(root: Path, clean_environment: dict[str, str]) -> Path:
+    """The strictly built pages; `make test` has built them already, and then this takes a second or two."""
+    build = root / "_build"
+    build.mkdir(exist_ok=True)
+    with (build / "test.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "-m", "doit", "book"],
+            cwd=root, env=clean_environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return build / "html"
+
+
+class _Loads(HTMLParser):
+    """Addresses that a page loads by itself, as against those it links to."""
+
+    loading = frozenset({"src", "srcset", "href", "data", "poster", "xlink:href"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if value and name in self.loading and tag not in {"a", "area", "form"}:
+                self.addresses.append(value)
+
+
+def _pages(html: Path) -> Iterator[tuple[str, str]]:
+    for path in sorted(html.glob("*.html")):
+        yield path.name, path.read_text(encoding="utf8")
+
+
+def test_pages_load_nothing_from_elsewhere(html: Path) -> None:
+    for name, text in _pages(html):
+        loads = _Loads()
+        loads.feed(text)
+        assert not [a for a in loads.addresses if re.search(r"(https?:)?//(?!www\.w3\.org)", a)], name
+        assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//", text), name
+        assert "unpkg.com" not in text, name
+        assert "cdn" not in re.sub(r"<(pre|code|p|td|a)\b.*?</\1>", "", text, flags=re.DOTALL).lower(), name
+    for path in html.rglob("*.css"):
+        text = path.read_text(encoding="utf8")
+        assert not re.search(r"(@import\s+(url\()?|url\(\s*)['\"]?(https?:)?//", text), path.name
+
+
+def test_every_file_a_page_loads_is_there(html: Path) -> None:
+    for name, text in _pages(html):
+        loads = _Loads()
+        loads.feed(text)
+        for address in loads.addresses:
+            if address.startswith(("data:", "#")):
+                continue
+            assert (html / re.split(r"[?#]", address)[0]).exists(), f"{name}: {address}"
+
+
+def test_formulas_are_drawn_by_the_shipped_mathjax(html: Path) -> None:
+    with_math = [text for _, text in _pages(html) if 'class="math' in text]
+    assert with_math
+    for text in with_math:
+        assert text.count("mathjax/tex-svg.js") == 1
+    assert not [name for name, text in _pages(html) if 'class="math' not in text and "mathjax/tex-svg.js" in text]
+
+
+def test_pages_do_not_show_where_they_were_built(html: Path) -> None:
+    for path in [*html.glob("*.html"), *html.glob("_sources/*")]:
+        assert str(ROOT) not in path.read_text(encoding="utf8"), path.name
+
+
+def test_every_notebook_became_a_page_with_its_outputs(html: Path) -> None:
+    for path in NOTEBOOKS:
+        page = (html / f"{path.stem}.html").read_text(encoding="utf8")
+        executed = json.loads((html / "_sources" / path.name).read_text(encoding="utf8"))
+        code = [cell for cell in executed["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+        assert all(cell["execution_count"] for cell in code), path.name
+        assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
+        noise = [output for cell in code for output in cell["outputs"] if output.get("name") == "stderr"]
+        assert not noise, f"{path.name} writes to stderr: {noise[0]['text']}"
+        assert "{{" not in re.sub(r"<(pre|code)\b.*?</\1>", "", page, flags=re.DOTALL), path.name
+
+
+def test_the_api_page_has_every_module(html: Path) -> None:
+    page = (html / "api.html").read_text(encoding="utf8")
+    modules = _extension("lip_api").modules()
+    assert {"lipcore.detectors.base", "lipcore.attacks.presets", "lipcore.receptive_field"} <= set(modules)
+    for name in modules:
+        assert f'id="module-{name}"' in page
+
+
+def test_the_references_are_listed(html: Path) -> None:
+    page = (html / "references.html").read_text(encoding="utf8").lower()
+    for word in ("gloss over faces", "centerface", "effective receptive field", "finding tiny faces"):
+        assert word in page
+
+
+def test_prose_cites_numbers_of_the_results(html: Path) -> None:
+    """Each substitution used in a stored notebook's prose stands on its page as the results file has it."""
+    names = _extension("lip_results").substitutions(ROOT / "results", ROOT / "results" / "quick")
+    for path in NOTEBOOKS:
+        prose = "".join(
+            "".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "markdown"
+        )
+        page = (html / f"{path.stem}.html").read_text(encoding="utf8")
+        for name in re.findall(r"\{\{\s*(\w+)\s*\}\}", prose):
+            if name in names and re.fullmatch(r"[\w.,%-]+", str(names[name])):
+                assert str(names[name]) in page, f"{path.name}: {name}"
+
+
+# Numbers in prose
+
+
+def _extension(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "book" / "_ext" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _result(path: Path, **summary: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"summary": summary}))
+
+
+def test_the_full_run_is_preferred_and_the_builds_own_is_beside_it(tmp_path: Path) -> None:
+    _result(tmp_path / "full" / "ipi.json", asr=51.5, faces=9)
+    _result(tmp_path / "quick" / "ipi.json", asr=40.0, faces=9)
+    _result(tmp_path / "quick" / "erf.json", ratio=0.25)
+    names = _extension("lip_results").substitutions(tmp_path, tmp_path / "quick")
+    assert {key: str(value) for key, value in names.items()} == {
+        "ipi_asr": "51.5", "ipi_faces": "9", "ipi_run": "full", "own_ipi_asr": "40", "own_ipi_faces": "9",
+        "erf_ratio": "0.25", "erf_run": "quick", "own_erf_ratio": "0.25",
+    }  # fmt: skip
+
+
+def test_an_experiments_numbers_are_all_of_one_run(tmp_path: Path) -> None:
+    """What the full run has not measured does not fall back to the quick one, and what no run knows stays unknown."""
+    _result(tmp_path / "full" / "ipi.json", asr=51.5, far=None)
+    _result(tmp_path / "quick" / "ipi.json", asr=40.0, far=3.0, near=2.0)
+    names = _extension("lip_results").substitutions(tmp_path, tmp_path / "quick")
+    assert {key: str(value) for key, value in names.items() if key.startswith("ipi")} == {
+        "ipi_asr": "51.5", "ipi_far": "not measured", "ipi_near": "not measured", "ipi_run": "full",
+    }  # fmt: skip
+    assert str(names["own_ipi_near"]) == "2"
+    assert "ipi_asre" not in names
+    _result(tmp_path / "custom" / "mine" / "ipi.json", near=7.0)
+    custom = _extension("lip_results").substitutions(tmp_path, tmp_path / "custom" / "mine")
+    assert (str(custom["ipi_near"]), custom["ipi_asr"], custom["ipi_run"]) == ("7", "not measured", "custom")
+
+
+def test_the_posters_numbers_have_names() -> None:
+    names = _extension("lip_results").poster(ROOT / "data" / "poster")
+    assert len(names) == 5 + 27 + 4
+    printed = {
+        "ipi_imp_1_40_asr": "100",
+        "ipi_imp_9_40_asr": "51.5",
+        "wider_lip_a_hard_ap": "23.6",
+        "coco_lp_ar": "2.2",
+    }
+    assert {name: str(names[f"poster_{name}"]) for name in printed} == printed
+
+
+def test_a_readers_own_run_is_preferred_in_their_book(tmp_path: Path) -> None:
+    _result(tmp_path / "full" / "ipi.json", asr=51.5)
+    _result(tmp_path / "full" / "erf.json", ratio=0.25)
+    _result(tmp_path / "custom" / "quick-0a" / "ipi.json", asr=12.0)
+    names = _extension("lip_results").substitutions(tmp_path, tmp_path / "custom" / "quick-0a")
+    assert (str(names["ipi_asr"]), names["ipi_run"]) == ("12", "custom")
+    assert (str(names["erf_ratio"]), names["erf_run"]) == ("0.25", "full")
+
+
+@pytest.mark.parametrize(
+    ("value", "printed"),
+    [(12.345, "12.3"), (100.0, "100"), (1234.5, "1,234"), (0.01234, "0.0123"), (-3.0, "-3"), (64, "64"), ("no", "no")],
+)
+def test_how_numbers_print(tmp_path: Path, value: float | str, printed: str) -> None:
+    _result(tmp_path / "quick" / "x.json", y=value)
+    assert str(_extension("lip_results").substitutions(tmp_path, tmp_path / "quick")["x_y"]) == printed
+
+
+def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
+    _result(tmp_path / "quick" / "x.json", y=None)
+    assert _extension("lip_results").substitutions(tmp_path, tmp_path / "quick")["x_y"] == "not measured"
+
+
+@pytest.mark.parametrize("text", ['{"summary": {"y": [1]}}', '{"summary": {"y": true}}', "[]", "{"])
+def test_a_result_that_cannot_be_used_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str) -> None:
+    (tmp_path / "quick").mkdir()
+    (tmp_path / "quick" / "x.json").write_text(text)
+    logging.getLogger("sphinx").propagate = True
+    assert _extension("lip_results").substitutions(tmp_path, tmp_path / "quick") == {}
+    assert "x.json gives no numbers" in caplog.text

@@ -1,0 +1,343 @@
+"""Attack runs: what is recorded of an image, the order, and that a kill, a resume or more processes change nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import toys
+from numpy.typing import NDArray
+
+from lipcore.attacks.attack import Attack
+from lipcore.attacks.crop import Extent
+from lipcore.attacks.updates import i_fgsm
+from lipcore.errors import DataError, UnknownName
+from lipcore.images import quantise
+from lipcore.known_fields import erf_of
+from lipcore.metrics.wider import iou_plus_one
+from lipcore.results import read_results
+from lipcore.studies.base.records import Records
+from lipcore.studies.base.stored_detections import pack, rounded, unpack
+from lipcore.studies.benchmarks import wider_attack
+from lipcore.studies.benchmarks.attack_runs import (
+    KEY,
+    NONE,
+    Part,
+    Settings,
+    Workers,
+    attack_image,
+    minutes,
+    ordered,
+    run,
+    tasks,
+)
+from lipcore.studies.benchmarks.images import CROWD, CROWDS, Item, fit, load_items
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with bright squares, which stand for faces."""
+
+    one_to_one: ClassVar[bool] = False
+    seed: int
+    faces: int = 2
+
+    @property
+    def name(self) -> str:
+        return f"event/{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        return Path(__file__)
+
+    @property
+    def heights(self) -> NDArray[np.float64]:
+        return np.full(self.faces, 16.0)
+
+    @property
+    def kept(self) -> dict[str, NDArray[np.bool_]]:
+        return {"hard": np.ones(self.faces, dtype=np.bool_), "easy": np.arange(self.faces) > 0}
+
+    def overlaps(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        squares = [[x, y, x + 16, y + 16] for x, y in toys.FAR[: self.faces]]
+        return iou_plus_one(boxes, np.array(squares, dtype=np.float64))
+
+    def read(self) -> NDArray[np.uint8]:
+        image = toys.bright(toys.FAR[: self.faces], seed=self.seed)
+        return image[0].permute(1, 2, 0).to(torch.uint8).numpy()
+
+
+SETTINGS = Settings(extent=Extent(rule="fixed", value=13))
+WHO = Workers(detector="toys:make", threads=1)
+PRESETS = (NONE, "random", "imp", "imp-i", "lp", "lip-a", "lip-h")
+PARTS = (Part("i-fgsm", 8.0, PRESETS), Part("fgsm", 8.0, PRESETS), Part("i-fgsm", 2.0, PRESETS, share=1 / 3))
+ITEMS: dict[str, Item] = {f"event/{i}": Picture(i) for i in range(6)}
+UNITS = 6 + 6 * 6 * 2 + 6 * 2
+SHARED = {"config": "c", "detector": "d"}
+
+
+def without_seconds(records: Records) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in records]
+
+
+class TestPacking:
+    def test_there_and_back(self) -> None:
+        generator = np.random.default_rng(0)
+        table = np.column_stack(
+            (generator.random((300, 4)) * 5000 - 100, generator.normal(size=300) * 9, generator.integers(-1, 700, 300))
+        )
+        got = unpack(pack(table))
+        assert got.shape == (300, 6)
+        assert np.abs(got[:, :4] - table[:, :4]).max() <= 0.0501
+        assert np.abs(got[:, 4] - table[:, 4]).max() <= 0.000501
+        assert (got[:, 5] == table[:, 5]).all()
+        assert pack(got) == pack(table)
+        assert (rounded(table) == got).all()
+        assert (rounded(table[:, :5]) == got[:, :5]).all()
+
+    def test_one_and_none(self) -> None:
+        assert unpack(pack([[1.0, 2, 3, 4, -1.5, -1]])).tolist() == [[1, 2, 3, 4, -1.5, -1]]
+        assert pack(np.zeros((0, 6))) == ""
+        assert unpack("").shape == (0, 6)
+
+    def test_a_damaged_string_is_told(self) -> None:
+        text = pack(np.ones((9, 6)))
+        for damaged in (text[:-6], "not it", "é"):
+            with pytest.raises(DataError, match="does not hold detections"):
+                unpack(damaged)
+
+
+class TestFit:
+    def test_by_hand(self) -> None:
+        # Two faces at (4, 4) and (44, 4), 16 px; boxes of inclusive pixels 17 x 17.
+        found = np.array(
+            [[4.0, 4, 20, 20, 3.0], [5, 4, 21, 20, 2], [44, 4, 60, 20, -1], [0, 40, 10, 50, 5], [4, 4, 20, 12, 9]]
+        )
+        fitted = fit(Picture(0), found)
+        assert fitted.best.tolist() == [0, 0, 1, -1, 0], "9 of 17 rows: IoU 9/17"
+        assert fitted.faces == [9.0, -1.0]
+        assert fitted.overlaps == [(0, 0, 1.0), (1, 0, 0.8889), (2, 1, 1.0), (4, 0, 0.5294)]
+
+    def test_nothing_to_fit(self) -> None:
+        assert fit(Picture(0), np.zeros((0, 5))).faces == [None, None]
+        assert fit(Picture(0, faces=0), np.ones((3, 5))).best.tolist() == [-1] * 3
+
+
+class TestOrder:
+    def test_an_image_keeps_its_place_whatever_part_is_here(self) -> None:
+        names = [f"event/{i}" for i in range(100)]
+        order = ordered(names)
+        assert sorted(order) == sorted(names) != order
+        assert ordered(names[::-3]) == [name for name in order if name in names[::-3]]
+
+    @pytest.mark.parametrize(("n", "expected"), [(1, 1), (3, 1), (122, 41), (60, 20), (0, 0)])
+    def test_a_third(self, n: int, expected: int) -> None:
+        assert len(Part("fgsm", 1.0, (), 1 / 3).images([str(i) for i in range(n)])) == expected
+
+    def test_all_presets_of_an_image_before_the_next_and_nothing_twice(self, tmp_path: Path) -> None:
+        todo = tasks(ITEMS, PARTS, Records(tmp_path / "none", KEY), SHARED)
+        order = ordered(list(ITEMS))
+        assert [t.name for t in todo] == [*order, *order, *order[:2]]
+        assert [a[0] for a in todo[0].attacks] == list(PRESETS)
+        assert NONE not in [a[0] for t in todo[6:] for a in t.attacks], "the clean image is done once"
+        assert sum(len(t.attacks) for t in todo) == UNITS
+
+    def test_what_is_recorded_is_left_out(self, tmp_path: Path) -> None:
+        done = Records(tmp_path / "a", KEY)
+        done.add({**SHARED, "image": "event/3", "perturbation": "imp", "update": "i-fgsm", "epsilon": 8.0})
+        todo = tasks(ITEMS, PARTS, done, SHARED)
+        assert sum(len(t.attacks) for t in todo) == UNITS - 1
+        assert ("imp", "i-fgsm", 8.0) not in next(t for t in todo if t.name == "event/3").attacks
+
+
+class TestRecord:
+    def test_it_is_of_the_image_as_it_would_be_saved(self) -> None:
+        detector = toys.Toy()
+        part = Part("i-fgsm", 8.0, PRESETS)
+        (task,) = tasks({"a": Picture(0)}, [part], Records(Path("none"), KEY), SHARED)
+        records = {r["perturbation"]: r for r in attack_image(SETTINGS, detector, erf_of(detector), task)}
+        image = torch.from_numpy(Picture(0).read()).permute(2, 0, 1)[None].float()
+        for name in ("imp", "lip-a"):
+            attacked = quantise(Attack(name, i_fgsm(8), SETTINGS.matching, SETTINGS.extent)(detector, image).image)
+            found = detector.detect(attacked, SETTINGS.least)[0]
+            got = unpack(records[name]["detections"])
+            assert len(got) == len(found) > 0
+            assert np.abs(got[:, :4] - found.boxes.numpy()).max() < 0.06
+            assert np.abs(1 / (1 + np.exp(-got[:, 4])) - found.scores.numpy()).max() < 0.001
+            assert records[name]["mean_change"] == pytest.approx(float((attacked - image).abs().mean()), abs=1e-4)
+        assert records["imp"]["instances"] == 2
+        assert records[NONE]["truth"] == {
+            "heights": [16.0, 16.0],
+            "kept": {"hard": "11", "easy": "01"},
+            "file": records[NONE]["truth"]["file"],
+        }
+        assert records[NONE]["size"] == [64, 64]
+        assert all(v is not None and v > 0 for v in records[NONE]["faces"])
+        assert "truth" not in records["imp"]
+        assert (records[NONE]["update"], records[NONE]["epsilon"], records[NONE]["psnr"]) == (NONE, 0.0, None)
+        assert records["random"]["psnr"] > 28
+
+    def test_where_nothing_is_found_an_attack_on_faces_changes_nothing(self) -> None:
+        detector = toys.Toy()
+        (task,) = tasks({"a": Picture(0, faces=0)}, PARTS[:1], Records(Path("none"), KEY), SHARED)
+        records = {r["perturbation"]: r for r in attack_image(SETTINGS, detector, erf_of(detector), task)}
+        assert all(r["instances"] == 0 for r in records.values())
+        for name in ("imp-i", "lp", "lip-a", "lip-h"):
+            assert records[name]["detections"] == records[NONE]["detections"]
+            assert (records[name]["mean_change"], records[name]["psnr"], records[name]["ssim"]) == (0.0, None, 1.0)
+        assert records["imp"]["mean_change"] > 0
+
+    def test_no_more_detections_than_asked_for_the_best(self) -> None:
+        detector = toys.Toy()
+        (task,) = tasks({"a": Picture(0)}, [Part("fgsm", 1.0, (NONE,))], Records(Path("none"), KEY), SHARED)
+        few, many = (
+            unpack(next(attack_image(Settings(most=most), detector, erf_of(detector), task))["detections"])
+            for most in (1, 750)
+        )
+        assert len(few) == 1 < len(many)
+        assert few[0, 4] == many[:, 4].max()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from test_attack_runs import ITEMS, PARTS, SETTINGS, WHO
+from lipcore.studies.benchmarks.attack_runs import run
+run(SETTINGS, ITEMS, PARTS, Path(sys.argv[1]), WHO)
+"""
+
+
+def test_killed_for_real_nothing_is_lost_or_counted_twice(tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed.records.jsonl", tmp_path / "whole.records.jsonl"
+    arguments = [sys.executable, "-c", CHILD, str(killed), str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    child = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (killed.is_file() and killed.read_bytes().count(b"\n") >= 9):
+        assert child.poll() is None, child.stderr.read().decode()  # type: ignore[union-attr]
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    done = killed.read_bytes()
+    assert 9 <= done.count(b"\n") < UNITS, "killed on the way"
+    killed.write_bytes(done + b'{"config": "half a li')  # as a kill in the middle of a write leaves it
+
+    resumed = run(SETTINGS, ITEMS, PARTS, killed, WHO)
+    straight = run(SETTINGS, ITEMS, PARTS, whole, WHO)
+    assert killed.read_bytes().startswith(done)
+    assert len(resumed) == len(straight) == UNITS == killed.read_bytes().count(b"\n")
+    assert without_seconds(resumed) == without_seconds(straight)
+    before = killed.read_bytes()
+    run(SETTINGS, ITEMS, PARTS, killed, WHO)
+    assert killed.read_bytes() == before, "a finished run does nothing"
+
+
+def test_processes_record_what_one_process_records(tmp_path: Path) -> None:
+    one = run(SETTINGS, ITEMS, PARTS[1:], tmp_path / "one", WHO)
+    two = run(SETTINGS, ITEMS, PARTS[1:], tmp_path / "two", Workers(detector="toys:make", threads=1, jobs=2))
+    by_unit = {two.unit(r): {**r, "seconds": 0} for r in two}
+    assert by_unit == {one.unit(r): {**r, "seconds": 0} for r in one}
+    assert len(Records(tmp_path / "two", KEY)) == len(two), "what is in the file is what was returned"
+
+
+def test_the_fingerprint_follows_what_a_record_depends_on() -> None:
+    toy = toys.Toy()
+    same = SETTINGS.fingerprint(toy)
+    assert Settings(extent=Extent(rule="fixed", value=13)).fingerprint(toys.Toy()) == same
+    assert Settings().fingerprint(toy) != same
+    toy.weights_sha256 = "other"
+    assert SETTINGS.fingerprint(toy) != same
+
+
+def test_the_estimate_counts_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    run(SETTINGS, {"event/0": ITEMS["event/0"]}, PARTS[:1], path, WHO)
+    estimates = list(minutes(SETTINGS, ITEMS, PARTS, path, WHO))
+    assert [count for _, count, _ in estimates] == [35, 36 + 5, 12 + 1 + (ordered(list(ITEMS))[0] != "event/0")]
+    assert all(0 <= time < 1 for *_, time in estimates)
+    assert estimates[0][2] > 0
+
+
+def test_unknown_names_are_told() -> None:
+    with pytest.raises(UnknownName, match="quick"):
+        wider_attack.parts_of("quik")
+    with pytest.raises(UnknownName, match="lip-a"):
+        wider_attack.parts_of("full", ("lip",))
+    with pytest.raises(UnknownName, match="wider"):
+        load_items("widr")
+
+
+def test_crowds_are_attacked_at_four_strengths_and_the_telling_one_comes_first() -> None:
+    parts = wider_attack.parts_of("full", (NONE, "imp"), "crowds")
+    assert [(p.update, p.epsilon, p.share) for p in parts] == [("i-fgsm", e, 1.0) for e in (2, 1, 4, 8)]
+
+
+def test_crowds_are_read_as_wider_face_is(tmp_path: Path) -> None:
+    items = load_items("generated", tmp_path)
+    assert len(items) == CROWDS
+    assert all(name.startswith("0--Crowd/crowd-") for name in items)
+    assert next(iter(items.values())).read().shape == (CROWD.height, CROWD.width, 3)
+
+
+class TestCommandLine:
+    @pytest.fixture
+    def command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+
+        def run_it(*arguments: str) -> None:
+            shared = ["--dataset", "generated", "--profile", "quick", "--data", str(tmp_path / "crowds")]
+            monkeypatch.setattr(sys, "argv", ["wider_attack", *shared, *arguments])
+            wider_attack.main()
+
+        return run_it
+
+    def test_a_run_its_estimate_and_its_table(
+        self, command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command("--detector", "toys:make", "--perturbations", "none", "random")
+        path = tmp_path / "results" / "wider_attack.records.jsonl"
+        assert path.read_bytes().count(b"\n") == 2 * CROWDS
+        capsys.readouterr()
+        command("--detector", "toys:make", "--perturbations", "none", "random", "imp", "--estimate")
+        assert capsys.readouterr().out == f"i-fgsm, epsilon 8: {CROWDS} attacks, about 0 minutes\n"
+        assert path.read_bytes().count(b"\n") == 2 * CROWDS, "an estimate measures nothing"
+        with pytest.raises(SystemExit, match="no image of generated has all of none, random, imp"):
+            command("--table", "toys:make")
+        command("--detector", "toys:make")
+        command("--table", "toys:make")
+        table = read_results(path.with_name("wider_attack.json"))
+        assert table["config"]["lines"] == 8 * CROWDS
+        assert {row["n"] for row in table["rows"] if row["metric"] == "ap"} == {CROWDS}
+
+    def test_weights_are_of_the_detector_or_of_the_tables_first(
+        self, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given: list[object] = []
+
+        def make(weights: object = None) -> toys.Toy:
+            given.append(weights)
+            return toys.Toy()
+
+        monkeypatch.setattr(toys, "make", make)
+        command("--detector", "toys:make", "--weights", "a.pt")
+        command("--table", "toys:make", "--weights", "a.pt")
+        assert {str(w) for w in given} == {"a.pt"}
+
+    def test_what_is_wrong_is_said(self, command: Callable[..., None]) -> None:
+        with pytest.raises(SystemExit, match="unknown detector"):
+            command("--detector", "centreface")
+        with pytest.raises(SystemExit, match="unknown perturbation"):
+            command("--perturbations", "lip")
+        with pytest.raises(SystemExit, match="unknown strength 'i-fgsm:3'; valid: i-fgsm:8"):
+            command("--strengths", "i-fgsm:3")

@@ -1,0 +1,450 @@
+"""The experiments on tiny configurations with P-Net and the toy."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toys
+from PIL import Image
+
+from lipcore.attacks.crop import Extent
+from lipcore.attacks.presets import PRESETS
+from lipcore.datasets.synthetic import Crowd, Grid
+from lipcore.detectors import load_detector
+from lipcore.detectors.pnet import PNet
+from lipcore.errors import DataError, NoFaceFound, UnknownName
+from lipcore.metrics.success import interference as coefficient
+from lipcore.receptive_field import theoretical_sides
+from lipcore.results import frame, read_results
+from lipcore.studies.assumptions import study as assumptions
+from lipcore.studies.base.records import Records
+from lipcore.studies.interference import study as interference
+from lipcore.studies.interference import table as interference_table
+from lipcore.studies.noise import study as noise
+from lipcore.studies.receptive_fields import study as receptive_fields
+from lipcore.studies.receptive_fields.figures import fields_figure
+
+FIXED = Extent(rule="fixed", value=43)
+CELLS = ((1, 40), (4, 16))
+TINY = interference.Config(
+    parts=(interference.Part("pnet", CELLS, ("random", "imp", "imp-i", "lp", "lip-a", "alone"), images=3),),
+    canvas=128,
+    extent=FIXED,
+)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results of these tests go to a folder of their own."""
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+    return tmp_path / "results"
+
+
+class TestSynthetic:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def measured(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The records and the results file of the tiny configuration."""
+        folder = tmp_path_factory.mktemp("ipi")
+        records = interference.run(TINY, folder / "tiny.records.jsonl")
+        return list(records), read_results(interference_table.summarise(TINY, records, "tiny", folder / "tiny.json"))
+
+    def row(self, document: dict[str, Any], metric: str, perturbation: str, faces: int) -> dict[str, Any]:
+        (found,) = (
+            r
+            for r in document["rows"]
+            if r["metric"] == metric and r.get("perturbation") == perturbation and r.get("faces") == faces
+        )
+        return dict(found)
+
+    def test_there_is_a_record_for_every_unit(self, measured: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        records, _ = measured
+        assert len(records) == 2 * 3 * 6
+        for record in records:
+            if record["perturbation"] == "alone":
+                assert len(record["drops"]) == len(record["chosen"]) <= 3
+            else:
+                assert len(record["before"]) == len(record["after"]) == record["faces"]
+            assert record["seconds"] >= 0
+
+    def test_asr_is_counted_from_the_records(self, measured: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        records, document = measured
+        for perturbation in ("random", "imp", "lip-a"):
+            for faces, _ in CELLS:
+                own = [r for r in records if r["perturbation"] == perturbation and r["faces"] == faces]
+                pairs = [p for r in own for p in zip(r["before"], r["after"], strict=True)]
+                row = self.row(document, "asr", perturbation, faces)
+                found = [p for p in pairs if p[0] == "1"]
+                assert row["value"] == pytest.approx(sum(p[1] == "0" for p in found) / len(found))
+                assert row["clean_rate"] == pytest.approx(len(found) / len(pairs))
+                assert (row["n"], row["n_faces"]) == (3, 3 * faces)
+                assert row["ci_low"] <= row["value"] <= row["ci_high"]
+                assert row["ci_low"] < row["ci_high"]
+
+    def test_a_gradient_does_more_than_random_signs(
+        self, measured: tuple[list[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        _, document = measured
+        drops = {p: self.row(document, "logit_drop", p, 4)["value"] for p in ("random", "imp-i")}
+        assert drops["imp-i"] > 5 * max(drops["random"], 0.1)
+
+    def test_interference_is_of_the_faces_attacked_both_ways(
+        self, measured: tuple[list[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        records, document = measured
+        joint, alone = [], []
+        for image in range(3):
+            (apart,) = (r for r in records if (r["perturbation"], r["faces"], r["image"]) == ("alone", 4, image))
+            (together,) = (r for r in records if (r["perturbation"], r["faces"], r["image"]) == ("imp-i", 4, image))
+            alone += apart["drops"]
+            joint += [together["drops"][k] for k in apart["chosen"]]
+        row = self.row(document, "interference", "imp-i", 4)
+        assert row["value"] == pytest.approx(coefficient(joint, alone))
+        assert row["ci_low"] <= row["value"] <= row["ci_high"]
+
+    def test_of_a_face_alone_there_is_no_interference(
+        self, measured: tuple[list[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        records, document = measured
+        assert not [r for r in document["rows"] if r["metric"] == "interference" and r.get("faces") == 1]
+        for image in range(3):
+            drops = [
+                r["drops"]
+                for p in ("alone", "imp-i")
+                for r in records
+                if (r["perturbation"], r["faces"], r["image"]) == (p, 1, image)
+            ]
+            assert drops[0] == drops[1], "attacked alone or jointly, a single face is the same"
+
+    def test_provenance_and_summary(self, measured: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+        _, document = measured
+        assert document["provenance"]["dataset"]["n_images"] == 6
+        assert document["provenance"]["dataset"]["n_faces"] == 15
+        assert document["config"]["canvas"] == 128
+        assert document["summary"]["detector"] == "pnet"
+        assert document["summary"]["c1"] == "undecided", "other cells than the poster's, and 3 images"
+        assert len(document["reported"]) == 5
+
+    def test_records_of_another_configuration_are_left_out(self, tmp_path: Path) -> None:
+        def config(canvas: int, images: int) -> interference.Config:
+            part = interference.Part("pnet", ((1, 40),), ("random",), images=images)
+            return interference.Config(parts=(part,), canvas=canvas, extent=FIXED)
+
+        one, two = config(96, 3), config(128, 1)
+        path = tmp_path / "both.records.jsonl"
+        interference.run(one, path)
+        records = interference.run(two, path)
+        assert len(records) == 4
+        document = read_results(interference_table.summarise(two, records, "tiny", tmp_path / "two.json"))
+        assert {r["n"] for r in document["rows"]} == {1}
+
+    def test_a_grid_that_does_not_fit_stops_before_anything_runs(self, tmp_path: Path) -> None:
+        parts = (
+            interference.Part("pnet", ((1, 40),), ("random",), images=1),
+            interference.Part("pnet", ((64, 40),), ("random",), images=1),
+        )
+        with pytest.raises(ValueError, match="more than the canvas of 96 px"):
+            interference.run(interference.Config(parts=parts, canvas=96), tmp_path / "none.records.jsonl")
+        assert not (tmp_path / "none.records.jsonl").exists()
+
+    def test_an_image_on_which_nothing_is_found(self, tmp_path: Path) -> None:
+        """The toy sees no face in a grid: nothing to attack is no success, and no cell counts."""
+        config = interference.Config(
+            parts=(interference.Part("toys:make", ((1, 40),), ("imp-i", "imp", "alone"), images=2),),
+            canvas=96,
+            face_side=8,
+            extent=FIXED,
+        )
+        records = interference.run(config, tmp_path / "toy.records.jsonl")
+        assert {r.get("before", "0") for r in records} == {"0"}
+        document = read_results(interference_table.summarise(config, records, "tiny", tmp_path / "toy.json"))
+        rows = [r for r in document["rows"] if r["metric"] == "asr"]
+        assert [r["value"] for r in rows] == [None, None]
+        assert {r["clean_rate"] for r in rows} == {0.0}
+
+    def test_measure_writes_where_results_go(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(
+            interference.PROFILES,
+            "quick",
+            lambda detector: interference.Config(
+                parts=(interference.Part(detector, ((1, 40),), ("random",), images=1),), canvas=96
+            ),
+        )
+        path = interference.measure("quick", "pnet")
+        assert path == elsewhere / "interference.json"
+        assert read_results(path)["profile"] == "quick"
+        assert (elsewhere / "interference.records.jsonl").read_text().count("\n") == 1
+
+    @pytest.mark.parametrize("profile", interference.PROFILES)
+    @pytest.mark.parametrize("detector", ["centerface", "pnet"])
+    def test_profiles_fit_their_canvas_and_have_the_posters_cells(self, profile: str, detector: str) -> None:
+        config = interference.config_for(profile, detector)
+        cells = {cell for part in config.parts for cell in part.cells if part.detector == detector}
+        assert cells >= set(interference.POSTER_CELLS)
+        for part in config.parts:
+            assert set(part.perturbations) <= {*PRESETS, "alone"}
+            for cell in part.cells:
+                config.grid(*cell)
+
+    @pytest.mark.parametrize("studied", ["hr-mini", "centerface", "pnet"])
+    def test_the_full_profile_has_thirty_faces_and_six_images_everywhere(self, studied: str) -> None:
+        images: dict[tuple[str, str, float, int, int], int] = {}
+        for part in interference.full(studied).parts:
+            for unit in itertools.product(part.perturbations, part.epsilons, part.cells):
+                key = (part.detector, *unit[:2], *unit[2])
+                images[key] = max(part.images, images.get(key, 0))
+        few = {key: n for key, n in images.items() if n < 6 or n * key[3] < 30}
+        assert not few
+        measured = {(d, e, (faces, distance)) for d, p, e, faces, distance in images if p == "imp"}
+        grid = {*interference.POSTER_CELLS, *interference.grid_cells(interference.Config(parts=()))}
+        assert len(grid) >= 20
+        wanted = {(studied, e, cell) for e in (4.0, 2.0) for cell in grid}
+        wanted |= {(studied, e, cell) for e in (1.0, 8.0, 16.0) for cell in interference.POSTER_CELLS}
+        for other in {"centerface", "pnet"} - {studied}:
+            wanted |= {(other, e, cell) for e in (4.0, 2.0, 1.0) for cell in interference.POSTER_CELLS}
+        assert measured == wanted
+
+    def test_two_processes_find_what_one_does(self, tmp_path: Path) -> None:
+        part = interference.Part("pnet", ((1, 40), (4, 40)), ("random", "imp"), images=2)
+        config = interference.Config(parts=(part,), canvas=160, extent=FIXED)
+        one, two = (interference.run(config, tmp_path / f"{jobs}.records.jsonl", jobs=jobs) for jobs in (1, 2))
+
+        def facts(records: Records) -> list[tuple[object, ...]]:
+            return sorted((*two.unit(r), r["before"], r["after"]) for r in records)
+
+        assert facts(one) == facts(two)
+        assert len(two) == 8
+
+    def test_estimate_names_what_is_left(self, tmp_path: Path) -> None:
+        parts = tuple(interference.Part("pnet", ((1, 40),), (p,), images=2) for p in ("random", "imp"))
+        config = interference.Config(parts=parts, canvas=96, extent=FIXED)
+        path = tmp_path / "some.records.jsonl"
+        interference.run(interference.Config(parts=parts[:1], canvas=96, extent=FIXED), path)
+        before = path.read_text()
+        ((part, images, needed),) = interference.minutes(config, path)
+        assert (part, images) == (parts[1], 2)
+        assert 0 < needed < 1
+        assert path.read_text() == before
+
+    def test_unknown_profile(self) -> None:
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            interference.config_for("fast", "pnet")
+
+
+class TestAblations:
+    @pytest.fixture
+    def small(self, monkeypatch: pytest.MonkeyPatch) -> tuple[assumptions.Variant, ...]:
+        grid = Grid(faces=4, distance=16, canvas=128)
+        variant = assumptions.Variant
+        ledger = (
+            variant(assumption="A2", label="LP", default=True, grid=grid, extent=FIXED),
+            variant(assumption="A3", label="LIP-A", perturbation="lip-a", grid=grid, extent=FIXED),
+            variant(assumption="A4", label="20 px", grid=grid, extent=Extent(rule="fixed", value=20)),
+            variant(assumption="A8", label="two scales", grid=grid, extent=FIXED, scales=(0.9, 1.0)),
+            variant(assumption="A10", label="fixed", default=True, grid=grid, extent=FIXED),
+        )
+        monkeypatch.setattr(assumptions, "ledger", lambda: ledger)
+        monkeypatch.setattr(assumptions, "config_for", lambda *_: assumptions.Config(images={"pnet": 2}))
+        return ledger
+
+    def test_measures_every_variant_and_resumes(
+        self, small: tuple[assumptions.Variant, ...], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = assumptions.measure("quick", "pnet")
+        document = read_results(path)
+        assert {(r["assumption"], r["variant"]) for r in document["rows"]} == {(v.assumption, v.label) for v in small}
+        assert all(r["n"] == 2 for r in document["rows"])
+        asr = {r["assumption"]: r["value"] for r in document["rows"] if r["metric"] == "asr"}
+        assert asr["A2"] == asr["A10"], "the default is the default"
+        assert all(0 <= v <= 1 for v in asr.values())
+        assert {r["default"] for r in document["rows"] if r["assumption"] == "A2"} == {True}
+        lines = (elsewhere / "assumptions.records.jsonl").read_text().count("\n")
+        assert lines == 4 * 2, "two variants that differ in name alone are measured once"
+
+        monkeypatch.setattr(assumptions, "_attack_image", lambda *_: pytest.fail("measured again"))
+        assert read_results(assumptions.measure("quick", "pnet"))["rows"] == document["rows"]
+
+    def test_a_pyramid_is_made_once_a_detector(
+        self, small: tuple[assumptions.Variant, ...], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its receptive field is measured once for each object, which costs more than the attack."""
+        made: list[assumptions.Pyramid] = []
+
+        class Counted(assumptions.Pyramid):
+            def __init__(self, *arguments: Any) -> None:
+                super().__init__(*arguments)
+                made.append(self)
+
+        monkeypatch.setattr(assumptions, "Pyramid", Counted)
+        assumptions.measure("quick", "pnet")
+        assert len(made) == 1
+
+    def test_the_ledger_has_one_default_for_each_assumption(self) -> None:
+        ledger = assumptions.ledger()
+        names = dict.fromkeys(v.assumption for v in ledger)
+        assert list(names) == [f"A{i}" for i in (*range(1, 9), 10, 11, 12, 14)]
+        for assumption in assumptions:
+            assert sum(v.default for v in ledger if v.assumption == assumption) == 1
+        assert len({(v.assumption, v.label) for v in ledger}) == len(ledger)
+        for variant in ledger:
+            assert variant.perturbation in PRESETS
+            if variant.default:
+                assert variant.extent == Extent()
+
+    def test_unknown_profile(self) -> None:
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            assumptions.config_for("fast", "pnet")
+
+
+class TestReceptiveFields:
+    def test_of_the_toy(self, elsewhere: Path) -> None:
+        path = receptive_fields.measure("quick", [toys.Toy(("small", "large"))])
+        document = read_results(path)
+        assert path == elsewhere / "receptive_fields.json"
+        values = {(r["template"], r["metric"]): r["value"] for r in document["rows"]}
+        for template in ("small", "large"):
+            assert values[template, "trf"] == 13
+            sides = [values[template, f"side_{m}"] for m in (50, 75, 90, 95, 99)]
+            assert sides == sorted(sides)
+            assert values[template, "ratio"] == pytest.approx(values[template, "side_90"] / 13)
+            assert values[template, "overlap_240"] == 0
+        assert document["summary"]["trf"] == 13
+        assert document["summary"]["c3"] in ("reproduced", "partly", "not")
+
+    def test_random_weights_stand_beside_and_get_no_verdict(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        models = [toys.Toy(("small", "middle", "large")), toys.Toy(), toys.Toy()]
+        for model, name in zip(models, ("studied", receptive_fields.RANDOM, "control"), strict=True):
+            model.name = name
+        path, fields = receptive_fields.measure_fields("quick", models)
+        document = read_results(path)
+        assert list(fields) == ["studied", receptive_fields.RANDOM, "control"]
+        assert fields["studied"].middle.template == "middle"
+        counted = {r["detector"]: r["n"] for r in document["rows"]}
+        assert counted == dict.fromkeys(("studied", receptive_fields.RANDOM, "control"), 2)
+        summary = document["summary"]
+        assert (summary["template"], summary["templates"]) == ("middle", 3)
+        assert summary["hr101_trf"] == summary["control_trf"] == 13
+        assert "control_c3" in summary
+        assert "hr101_c3" not in summary
+        assert len(fields_figure(frame(document)).axes[0].get_yticks()) == 5
+
+    def test_hr101s_field_is_that_of_its_layers(self) -> None:
+        detector = receptive_fields.random_hr101()
+        (side,) = theoretical_sides(detector).values()
+        assert side in (835, 851)  # one or two neighbours of the upsampling, by parity
+        assert detector(torch.full((1, 3, 64, 64), 99.0)).logits.shape == (1, 7 * 7)
+
+    @pytest.mark.parametrize(
+        ("side", "pitch", "expected"), [(40, 40, 0), (40, 80, 0), (80, 40, 0.5), (100, 25, 0.75), (40, 0, 1)]
+    )
+    def test_overlap_by_hand(self, side: int, pitch: int, expected: float) -> None:
+        assert receptive_fields.overlap(side, pitch) == expected
+
+    @pytest.mark.parametrize(
+        ("r2", "side", "verdict"),
+        [
+            (0.95, 50, "reproduced"),
+            (0.9, 75, "reproduced"),
+            (0.95, 80, "partly"),
+            (0.5, 50, "partly"),
+            (0.5, 90, "not"),
+        ],
+    )
+    def test_verdict(self, r2: float, side: int, verdict: str) -> None:
+        assert receptive_fields.judge_c3({"face": {"r2": r2, "ratio": side / 100}}).verdict == verdict
+
+    def test_verdict_of_several_templates(self) -> None:
+        fits = {"a": 0.95, "b": 0.5, "c": 0.91, "d": 0.8}
+        many = {name: {"r2": r2, "ratio": 0.5} for name, r2 in fits.items()}
+        assert receptive_fields.judge_c3({name: many[name] for name in "ab"}).verdict == "partly"
+        verdict = receptive_fields.judge_c3(many)
+        assert verdict.verdict == "partly"
+        assert verdict.reason == (
+            "of 4 templates 2 have a Gaussian (R^2 0.50 to 0.95), 4 a small ERF (ERF/TRF 0.50 to 0.50)"
+        )
+
+    def test_as_many_images_as_the_profile_says(self) -> None:
+        document = read_results(receptive_fields.measure("full", [toys.Toy()]))
+        assert {r["n"] for r in document["rows"]} == {document["config"]["images"]} == {8}
+        assert document["provenance"]["dataset"]["n_images"] == 8
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            receptive_fields.measure("fast", [toys.Toy()])
+
+
+class TestPhotos:
+    def config(self, folder: Path, **fields: Any) -> noise.Config:
+        return noise.Config(images=str(folder), extent=FIXED, **fields)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Two photographs with faces of P-Net's size, and one without."""
+        folder = tmp_path / "photographs"
+        folder.mkdir()
+        for seed in range(2):
+            image = Crowd(faces=(2, 3), face_side=(40, 41), height=128, width=160).draw(seed).image
+            Image.fromarray(image[0].permute(1, 2, 0).byte().numpy()).save(folder / f"{seed}.png")
+        Image.fromarray(np.full((96, 96, 3), 99, np.uint8)).save(folder / "none.png")
+        return folder
+
+    def test_a_readers_folder(self, folder: Path, elsewhere: Path) -> None:
+        pnet = load_detector("pnet")
+        path, shown = noise.measure("quick", pnet, self.config(folder))
+        document = read_results(path)
+        assert path == elsewhere / "photos.json"
+        assert {r["perturbation"] for r in document["rows"]} == set(PRESETS)
+        assert {r["n"] for r in document["rows"] if r["metric"] == "asr"} == {2}, "one has no face"
+        values = {(r["perturbation"], r["metric"]): r["value"] for r in document["rows"]}
+        for name in PRESETS:
+            assert values[name, "l_inf"] == 4
+            assert values[name, "psnr"] > 34
+            assert 0 < values[name, "touched"] <= 1
+        assert values["imp-i", "asr"] >= values["random", "asr"]
+        assert document["summary"]["images"] == 3
+        assert document["provenance"]["dataset"]["name"] == "photographs of the reader"
+        assert len(shown) == 3 + 2 * len(PRESETS)
+        for picture in shown:
+            assert torch.equal(picture.image, picture.image.round().clamp(0, 255))
+            assert len(picture.correct) == len(picture.detections)
+            assert (picture.image - picture.scene.image).abs().max() == picture.visibility.l_inf <= 4
+        clean = next(s for s in shown if s.perturbation == "")
+        assert clean.correct.all(), "without ground truth the clean detections stand for the faces"
+
+    def test_at_most_so_many(self, folder: Path) -> None:
+        path, shown = noise.measure("quick", load_detector("pnet"), self.config(folder, count=1, epsilon=1.0))
+        assert len({s.scene.name for s in shown}) == 1
+        assert read_results(path)["provenance"]["dataset"]["n_images"] == 1
+
+    def test_generated_crowds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(noise, "ROOT", tmp_path)
+        monkeypatch.setattr(noise, "Crowd", lambda: Crowd(faces=(3, 3), face_side=(40, 41), height=128, width=160))
+        path, shown = noise.measure("quick", load_detector("pnet"), noise.Config(count=1, extent=FIXED))
+        document = read_results(path)
+        assert document["provenance"]["dataset"]["name"] == "generated crowds"
+        assert (tmp_path / "data" / "generated" / "crowds" / "WIDER_val").is_dir()
+        assert len(shown[0].scene.boxes) == 3, "the ground truth, not what was found"
+
+    def test_no_face_on_any(self, folder: Path) -> None:
+        for name in ("0.png", "1.png"):
+            (folder / name).unlink()
+        with pytest.raises(NoFaceFound, match="pnet finds no face on any of the 1 images"):
+            noise.measure("quick", load_detector("pnet"), self.config(folder))
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="is not a folder"):
+            noise.measure("quick", load_detector("pnet"), self.config(tmp_path / "none"))
+
+    def test_first_photo(self, folder: Path) -> None:
+        assert noise.first_photo(str(folder)).shape == (1, 3, 128, 160)
+
+    def test_unknown_profile(self) -> None:
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            noise.config_for("fast", "")
+
+
+def test_pnet_and_the_grids_agree_on_the_size_of_a_face() -> None:
+    assert PNet().face_side == interference.Config(parts=()).face_side
