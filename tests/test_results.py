@@ -40,6 +40,7 @@ from lipcore.results import (
     write_results,
 )
 from lipcore.studies.base.records import Records
+from lipcore.studies.interference import config as interference_config
 from lipcore.studies.interference import study as interference
 from lipcore.studies.interference import table as interference_table
 
@@ -225,7 +226,7 @@ class TestPlain:
         assert plain(value) == {"a": {"pair": [1, None]}, "3": [True, None, "x", None], "n": 2.5}
 
     def test_digest_changes_with_anything(self) -> None:
-        base = interference.Config(parts=())
+        base = interference_config.Config(parts=())
         others = [
             replace(base, tau=0.3),
             replace(base, matching=Matching(rematch=True)),
@@ -233,13 +234,13 @@ class TestPlain:
             replace(base, canvas=705),
         ]
         assert len({digest(c) for c in (base, *others)}) == 5
-        assert digest(base) == digest(interference.Config(parts=()))
+        assert digest(base) == digest(interference_config.Config(parts=()))
         assert len(digest(base)) == 12
 
     def test_digest_of_the_default_study_is_what_full_runs_recorded(self) -> None:
         """Records are found again by it: a change of a field or a default throws every recorded run away."""
         pnet = interference.load_detector("pnet")
-        assert interference.full("centerface").fingerprint(pnet) == "aedcdacf2160"
+        assert interference_config.full("centerface").fingerprint(pnet) == "aedcdacf2160"
 
 
 def test_git_commit_names_the_checkout() -> None:
@@ -415,10 +416,10 @@ class TestTwoProcesses:
 
 
 #: Small enough for seconds, long enough to be killed half-way.
-TINY = interference.Config(
+TINY = interference_config.Config(
     parts=(
-        interference.Part("pnet", ((1, 40), (4, 16)), ("random", "imp", "lp", "lip-a", "alone"), images=4),
-        interference.Part("pnet", ((4, 16),), ("imp",), epsilons=(2.0,), images=2),
+        interference_config.Part("pnet", ((1, 40), (4, 16)), ("random", "imp", "lp", "lip-a", "alone"), images=4),
+        interference_config.Part("pnet", ((4, 16),), ("imp",), epsilons=(2.0,), images=2),
     ),
     canvas=128,
     extent=Extent(rule="fixed", value=43),
@@ -469,7 +470,7 @@ class TestKilledForReal:
 
         tables = [
             read_results(
-                interference_table.summarise(TINY, Records(path, interference.KEY), "test", path.with_suffix(""))
+                interference_table.summarise(TINY, Records(path, interference_config.KEY), "test", path.with_suffix(""))
             )
             for path in (killed, whole)
         ]

@@ -23,6 +23,7 @@ from lipcore.receptive_field import theoretical_sides
 from lipcore.results import frame, read_results
 from lipcore.studies.assumptions import study as assumptions
 from lipcore.studies.base.records import Records
+from lipcore.studies.interference import config as interference_config
 from lipcore.studies.interference import study as interference
 from lipcore.studies.interference import table as interference_table
 from lipcore.studies.noise import study as noise
@@ -31,8 +32,8 @@ from lipcore.studies.receptive_fields.figures import fields_figure
 
 FIXED = Extent(rule="fixed", value=43)
 CELLS = ((1, 40), (4, 16))
-TINY = interference.Config(
-    parts=(interference.Part("pnet", CELLS, ("random", "imp", "imp-i", "lp", "lip-a", "alone"), images=3),),
+TINY = interference_config.Config(
+    parts=(interference_config.Part("pnet", CELLS, ("random", "imp", "imp-i", "lp", "lip-a", "alone"), images=3),),
     canvas=128,
     extent=FIXED,
 )
@@ -131,9 +132,9 @@ class TestSynthetic:
         assert len(document["reported"]) == 5
 
     def test_records_of_another_configuration_are_left_out(self, tmp_path: Path) -> None:
-        def config(canvas: int, images: int) -> interference.Config:
-            part = interference.Part("pnet", ((1, 40),), ("random",), images=images)
-            return interference.Config(parts=(part,), canvas=canvas, extent=FIXED)
+        def config(canvas: int, images: int) -> interference_config.Config:
+            part = interference_config.Part("pnet", ((1, 40),), ("random",), images=images)
+            return interference_config.Config(parts=(part,), canvas=canvas, extent=FIXED)
 
         one, two = config(96, 3), config(128, 1)
         path = tmp_path / "both.records.jsonl"
@@ -145,17 +146,17 @@ class TestSynthetic:
 
     def test_a_grid_that_does_not_fit_stops_before_anything_runs(self, tmp_path: Path) -> None:
         parts = (
-            interference.Part("pnet", ((1, 40),), ("random",), images=1),
-            interference.Part("pnet", ((64, 40),), ("random",), images=1),
+            interference_config.Part("pnet", ((1, 40),), ("random",), images=1),
+            interference_config.Part("pnet", ((64, 40),), ("random",), images=1),
         )
         with pytest.raises(ValueError, match="more than the canvas of 96 px"):
-            interference.run(interference.Config(parts=parts, canvas=96), tmp_path / "none.records.jsonl")
+            interference.run(interference_config.Config(parts=parts, canvas=96), tmp_path / "none.records.jsonl")
         assert not (tmp_path / "none.records.jsonl").exists()
 
     def test_an_image_on_which_nothing_is_found(self, tmp_path: Path) -> None:
         """The toy sees no face in a grid: nothing to attack is no success, and no cell counts."""
-        config = interference.Config(
-            parts=(interference.Part("toys:make", ((1, 40),), ("imp-i", "imp", "alone"), images=2),),
+        config = interference_config.Config(
+            parts=(interference_config.Part("toys:make", ((1, 40),), ("imp-i", "imp", "alone"), images=2),),
             canvas=96,
             face_side=8,
             extent=FIXED,
@@ -169,10 +170,10 @@ class TestSynthetic:
 
     def test_measure_writes_where_results_go(self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(
-            interference.PROFILES,
+            interference_config.PROFILES,
             "quick",
-            lambda detector: interference.Config(
-                parts=(interference.Part(detector, ((1, 40),), ("random",), images=1),), canvas=96
+            lambda detector: interference_config.Config(
+                parts=(interference_config.Part(detector, ((1, 40),), ("random",), images=1),), canvas=96
             ),
         )
         path = interference.measure("quick", "pnet")
@@ -180,12 +181,12 @@ class TestSynthetic:
         assert read_results(path)["profile"] == "quick"
         assert (elsewhere / "interference.records.jsonl").read_text().count("\n") == 1
 
-    @pytest.mark.parametrize("profile", interference.PROFILES)
+    @pytest.mark.parametrize("profile", interference_config.PROFILES)
     @pytest.mark.parametrize("detector", ["centerface", "pnet"])
     def test_profiles_fit_their_canvas_and_have_the_posters_cells(self, profile: str, detector: str) -> None:
-        config = interference.config_for(profile, detector)
+        config = interference_config.config_for(profile, detector)
         cells = {cell for part in config.parts for cell in part.cells if part.detector == detector}
-        assert cells >= set(interference.POSTER_CELLS)
+        assert cells >= set(interference_config.POSTER_CELLS)
         for part in config.parts:
             assert set(part.perturbations) <= {*PRESETS, "alone"}
             for cell in part.cells:
@@ -194,24 +195,27 @@ class TestSynthetic:
     @pytest.mark.parametrize("studied", ["hr-mini", "centerface", "pnet"])
     def test_the_full_profile_has_thirty_faces_and_six_images_everywhere(self, studied: str) -> None:
         images: dict[tuple[str, str, float, int, int], int] = {}
-        for part in interference.full(studied).parts:
+        for part in interference_config.full(studied).parts:
             for unit in itertools.product(part.perturbations, part.epsilons, part.cells):
                 key = (part.detector, *unit[:2], *unit[2])
                 images[key] = max(part.images, images.get(key, 0))
         few = {key: n for key, n in images.items() if n < 6 or n * key[3] < 30}
         assert not few
         measured = {(d, e, (faces, distance)) for d, p, e, faces, distance in images if p == "imp"}
-        grid = {*interference.POSTER_CELLS, *interference.grid_cells(interference.Config(parts=()))}
+        grid = {
+            *interference_config.POSTER_CELLS,
+            *interference_config.grid_cells(interference_config.Config(parts=())),
+        }
         assert len(grid) >= 20
         wanted = {(studied, e, cell) for e in (4.0, 2.0) for cell in grid}
-        wanted |= {(studied, e, cell) for e in (1.0, 8.0, 16.0) for cell in interference.POSTER_CELLS}
+        wanted |= {(studied, e, cell) for e in (1.0, 8.0, 16.0) for cell in interference_config.POSTER_CELLS}
         for other in {"centerface", "pnet"} - {studied}:
-            wanted |= {(other, e, cell) for e in (4.0, 2.0, 1.0) for cell in interference.POSTER_CELLS}
+            wanted |= {(other, e, cell) for e in (4.0, 2.0, 1.0) for cell in interference_config.POSTER_CELLS}
         assert measured == wanted
 
     def test_two_processes_find_what_one_does(self, tmp_path: Path) -> None:
-        part = interference.Part("pnet", ((1, 40), (4, 40)), ("random", "imp"), images=2)
-        config = interference.Config(parts=(part,), canvas=160, extent=FIXED)
+        part = interference_config.Part("pnet", ((1, 40), (4, 40)), ("random", "imp"), images=2)
+        config = interference_config.Config(parts=(part,), canvas=160, extent=FIXED)
         one, two = (interference.run(config, tmp_path / f"{jobs}.records.jsonl", jobs=jobs) for jobs in (1, 2))
 
         def facts(records: Records) -> list[tuple[object, ...]]:
@@ -221,10 +225,10 @@ class TestSynthetic:
         assert len(two) == 8
 
     def test_estimate_names_what_is_left(self, tmp_path: Path) -> None:
-        parts = tuple(interference.Part("pnet", ((1, 40),), (p,), images=2) for p in ("random", "imp"))
-        config = interference.Config(parts=parts, canvas=96, extent=FIXED)
+        parts = tuple(interference_config.Part("pnet", ((1, 40),), (p,), images=2) for p in ("random", "imp"))
+        config = interference_config.Config(parts=parts, canvas=96, extent=FIXED)
         path = tmp_path / "some.records.jsonl"
-        interference.run(interference.Config(parts=parts[:1], canvas=96, extent=FIXED), path)
+        interference.run(interference_config.Config(parts=parts[:1], canvas=96, extent=FIXED), path)
         before = path.read_text()
         ((part, images, needed),) = interference.minutes(config, path)
         assert (part, images) == (parts[1], 2)
@@ -233,7 +237,7 @@ class TestSynthetic:
 
     def test_unknown_profile(self) -> None:
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            interference.config_for("fast", "pnet")
+            interference_config.config_for("fast", "pnet")
 
 
 class TestAblations:
@@ -288,7 +292,7 @@ class TestAblations:
         ledger = assumptions.ledger()
         names = dict.fromkeys(v.assumption for v in ledger)
         assert list(names) == [f"A{i}" for i in (*range(1, 9), 10, 11, 12, 14)]
-        for assumption in assumptions:
+        for assumption in names:
             assert sum(v.default for v in ledger if v.assumption == assumption) == 1
         assert len({(v.assumption, v.label) for v in ledger}) == len(ledger)
         for variant in ledger:
@@ -395,7 +399,7 @@ class TestPhotos:
         pnet = load_detector("pnet")
         path, shown = noise.measure("quick", pnet, self.config(folder))
         document = read_results(path)
-        assert path == elsewhere / "photos.json"
+        assert path == elsewhere / "noise.json"
         assert {r["perturbation"] for r in document["rows"]} == set(PRESETS)
         assert {r["n"] for r in document["rows"] if r["metric"] == "asr"} == {2}, "one has no face"
         values = {(r["perturbation"], r["metric"]): r["value"] for r in document["rows"]}
@@ -447,4 +451,4 @@ class TestPhotos:
 
 
 def test_pnet_and_the_grids_agree_on_the_size_of_a_face() -> None:
-    assert PNet().face_side == interference.Config(parts=()).face_side
+    assert PNet().face_side == interference_config.Config(parts=()).face_side

@@ -18,7 +18,7 @@ from lipcore.studies.assumptions import study as assumptions
 from lipcore.studies.benchmarks import attack_runs, coco_attack, transfer
 from lipcore.studies.cost import lip_cost, lip_peers, lip_speedups, lip_tolerance
 from lipcore.studies.detectors import hr_mini_eval
-from lipcore.studies.interference import study as interference
+from lipcore.studies.interference import config as interference_config
 from lipcore.studies.mechanism import study as mechanism
 
 FULL = Path(__file__).resolve().parents[2] / "results" / "full"
@@ -61,7 +61,7 @@ def computed(study: str, names: str) -> str:
     one, _, other = names.partition(" ")
     settings = attack_runs.Settings()
     made = {
-        "interference": lambda: interference.full("centerface").fingerprint(detector(one)),
+        "interference": lambda: interference_config.full("centerface").fingerprint(detector(one)),
         "mechanism": lambda: mechanism.config_for("full").fingerprint(detector(one)),
         "wider_attack": lambda: settings.fingerprint(detector(one)),
         "fddb_attack": lambda: settings.fingerprint(detector(one)),

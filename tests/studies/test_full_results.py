@@ -12,23 +12,24 @@ import pytest
 
 from lipcore import results
 from lipcore.attacks.crop import Extent
+from lipcore.attacks.targets import Matching
 from lipcore.detectors import load_detector
 from lipcore.results import plain, read_results
 from lipcore.studies.assumptions import study as assumptions
 from lipcore.studies.base.records import Records
 from lipcore.studies.cost import lip_bench, lip_cost, lip_peers, lip_speedups, lip_tolerance
-from lipcore.studies.interference import study as interference
+from lipcore.studies.interference import config as interference_config
 from lipcore.studies.interference import table as interference_table
 from lipcore.studies.mechanism import study as mechanism
 from lipcore.studies.mechanism import table as mechanism_table
 from lipcore.studies.receptive_fields import study as receptive_fields
 
 
-def config_from(document: dict[str, Any]) -> interference.Config:
+def config_from(document: dict[str, Any]) -> interference_config.Config:
     """The frozen configuration that a results file holds as JSON."""
     fields = dict(document["config"])
     fields["parts"] = tuple(
-        interference.Part(
+        interference_config.Part(
             part["detector"],
             tuple(tuple(cell) for cell in part["cells"]),
             tuple(part["perturbations"]),
@@ -37,18 +38,18 @@ def config_from(document: dict[str, Any]) -> interference.Config:
         )
         for part in fields["parts"]
     )
-    fields["matching"] = interference.Matching(**fields["matching"])
+    fields["matching"] = Matching(**fields["matching"])
     fields["extent"] = Extent(**fields["extent"])
-    return interference.Config(**fields)
+    return interference_config.Config(**fields)
 
 
 def test_a_configuration_comes_back_from_its_results_file() -> None:
-    config = interference.full("centerface")
+    config = interference_config.full("centerface")
     assert config_from({"config": json.loads(json.dumps(plain(config)))}) == config
 
 
 def ipi_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    return interference_table.summarise(config_from(document), Records(records, interference.KEY), "full", path)
+    return interference_table.summarise(config_from(document), Records(records, interference_config.KEY), "full", path)
 
 
 def mechanism_again(document: dict[str, Any], records: Path, path: Path) -> Path:
