@@ -13,7 +13,7 @@ FLOORS = (
     ("lipcore.errors", "lipcore.boxes", "lipcore.images", "lipcore.paths", "lipcore"),
     ("lipcore.results", "lipcore.datasets"),
     ("lipcore.detectors",),
-    ("lipcore.receptive_field",),
+    ("lipcore.receptive_field", "lipcore.known_fields"),
     ("lipcore.attacks",),
     ("lipcore.metrics",),
     ("lipcore.training",),

@@ -368,7 +368,7 @@ class TestRecords:
 WRITER = """
 import sys
 from pathlib import Path
-from lipcore.experiments.records import Records
+from lipcore.studies.base.records import Records
 records = Records(Path(sys.argv[1]), ("image",))
 with records.writing():
     records.add({"image": 0})

@@ -52,7 +52,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_processes import forever
-from lipcore.experiments.processes import in_processes
+from lipcore.studies.base.workers import in_processes
 if __name__ == "__main__":
     list(in_processes(forever, [sys.argv[2]], 1))
 """
