@@ -51,8 +51,9 @@ FAULTS: dict[str, tuple[Callable[[Responses], object], str]] = {
         r"1\.\.1, valid are whole numbers \(long\) below 1",
     ),
     "detached": (changed(logits=Tensor.detach), "no gradient reaches the images; look for .detach"),
-    "NaN": (changed(logits=one_nan), "1 of 384 values of its logits are NaN"),
-    "infinite boxes": (changed(boxes=lambda x: x / 0), "boxes are NaN or infinite"),
+    "NaN": (changed(logits=one_nan), "1 of 384 values of its logits are no finite"),
+    "infinite logits": (changed(logits=lambda x: x / 0), "384 of 384 values of its logits"),
+    "no boxes": (changed(boxes=lambda x: x * float("nan")), "1536 of 1536 values of its boxes"),
     "probabilities": (changed(logits=Tensor.sigmoid), "look like probabilities"),
     "relative boxes": (changed(boxes=lambda x: x / 96), "all boxes lie in 0..1; valid are pixels"),
     "corner and size": (
