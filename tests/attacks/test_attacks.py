@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ from lipcore.attacks.updates import Update, fgsm, i_fgsm, update_rule
 from lipcore.boxes import iou_matrix
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Responses, load_detector
-from lipcore.errors import ImageError, LipcoreError, NoFaceFound, UnknownName
+from lipcore.errors import ImageError, LipcoreError, LipcoreWarning, NoFaceFound, UnknownName
 
 SMALL = Extent(rule="fixed", value=9)
 
@@ -465,6 +466,8 @@ BAD_IMAGES = {
     "grey": (torch.zeros(1, 1, 64, 64), ImageError, r"\(B, 3, H, W\)"),
     "two": (torch.zeros(2, 3, 64, 64), ImageError, "one image at a time"),
     "bytes": (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), ImageError, r"call \.float\(\)"),
+    "double": (torch.full((1, 3, 64, 64), 9.0).double(), ImageError, r"torch\.float64, toy computes in torch\.float32"),
+    "half": (torch.full((1, 3, 64, 64), 9.0).half(), ImageError, r"call \.to\(torch\.float32\)"),
     "NaN": (torch.full((1, 3, 64, 64), math.nan), ImageError, "NaN"),
     "range": (torch.full((1, 3, 64, 64), 300.0), ImageError, r"0\.\.255"),
     "1 x 1": (torch.zeros(1, 3, 1, 1), ImageError, "at least 8 px"),
@@ -480,6 +483,13 @@ class TestBadInput:
         with pytest.raises(error, match=message) as caught:
             Attack(name, i_fgsm(4), extent=SMALL)(toy, image)  # type: ignore[arg-type]
         assert isinstance(caught.value, LipcoreError)
+
+    def test_an_image_of_0_to_1_is_told(self, toy: toys.Toy) -> None:
+        with pytest.warns(LipcoreWarning, match=r"range over 0\.\.1, which is black in 0\.\.255; multiply by 255"):
+            Attack("imp", fgsm(4))(toy, toys.bright(toys.FAR).div(255).round())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            Attack("imp", fgsm(4))(toy, torch.zeros(1, 3, 64, 64))
 
     @pytest.mark.parametrize("name", ["imp", "random"])
     def test_what_attacks_every_response_needs_no_face(self, toy: toys.Toy, name: str) -> None:
