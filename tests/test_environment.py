@@ -156,3 +156,11 @@ def test_make_says_what_is_wrong(
     assert done.returncode != 0
     assert message in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_actions_are_pinned_by_commit(root: Path) -> None:
+    """A tag can be moved to other code; a commit cannot."""
+    used = [line.strip() for path in (root / ".github").rglob("*.yml") for line in path.read_text().splitlines()]
+    used = [line for line in used if "uses:" in line]
+    assert len(used) >= 6
+    assert all(re.fullmatch(r"- uses: \S+@[0-9a-f]{40}  # v[\d.]+", f"- {line.removeprefix('- ')}") for line in used)
