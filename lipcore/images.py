@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -236,7 +237,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 def _decoded(path: Path) -> tuple[Image.Image, dict[str, object]]:
     """The first frame, upright, and what :func:`_eight_bit` must know of its file."""
     with _opened(path) as file:
-        raw = file.tile[0][3] if file.tile else None
+        tiles = getattr(file, "tile", None)
+        raw = tiles[0][3] if tiles else None
         tags: dict[str, object] = {"raw": raw[0] if isinstance(raw, tuple) and raw else raw}
         if file.format == "TIFF":
             read = file.tag_v2  # type: ignore[attr-defined]
@@ -259,7 +261,7 @@ def _orientation(file: Image.Image, path: Path) -> int:
         return 1
 
 
-def _eight_bit(values: NDArray[np.generic], mode: str, tags: dict[str, object], path: Path) -> NDArray[np.uint8]:
+def _eight_bit(values: NDArray[Any], mode: str, tags: dict[str, object], path: Path) -> NDArray[np.uint8]:
     """A 16-bit, 32-bit or float greyscale image as 8 bits.
 
     16 bits are scaled by their type's range. The others name none: it is then the least of 1 (of floats), 255, 65535
@@ -267,7 +269,7 @@ def _eight_bit(values: NDArray[np.generic], mode: str, tags: dict[str, object], 
     """
     if mode == "I" and tags.get("unsigned") and values.dtype == np.int32:
         values = values.view(np.uint32)
-    numbers = values.astype(np.float32 if mode.startswith("I;16") else np.float64)
+    numbers: NDArray[np.float64] = values.astype(np.float64)
     if not np.isfinite(numbers).all():
         raise ImageError(f"{path} holds NaN or infinite values")
     top = 65535.0
@@ -281,7 +283,8 @@ def _eight_bit(values: NDArray[np.generic], mode: str, tags: dict[str, object], 
     np.clip(numbers, 0, 255, out=numbers)
     if tags.get("white"):
         numbers = 255 - numbers
-    return np.rint(numbers).astype(np.uint8)
+    found: NDArray[np.uint8] = np.rint(numbers).astype(np.uint8)
+    return found
 
 
 def _resolution(dpi: object) -> tuple[float, float] | None:
