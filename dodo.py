@@ -9,7 +9,8 @@ A notebook says what it makes and needs in its metadata, by experiment name (``x
 
 ``reads`` may be left out: a notebook that writes no results reads those of all the others, and so runs after them.
 
-- A notebook runs again when it, lipcore, ``data/``, the results it reads, or your photographs or detector file changed.
+- A notebook runs again when it, what it uses of lipcore, ``data/``, the results it reads, or your photographs or
+  detector file changed.
 - It gets ``profile``, and ``detector`` and ``images`` where you give them; paths are relative to this folder. Where to
   write its results stands in the environment as LIPCORE_RESULTS: ``results/<profile>``, or a folder of its own under
   ``results/custom`` for a detector or photographs of yours, which never touches the project's own results.
@@ -206,11 +207,15 @@ def results_of(path: Path, key: str = "results") -> list[str]:
 # Tasks
 
 
-def _library() -> list[str]:
-    """Files every notebook depends on: the library and the shipped data, but nothing that is generated."""
-    files = [*Path("lipcore").rglob("*.py"), *(p for p in Path("data").rglob("*") if p.is_file())]
-    generated = Path("data/generated")
-    return sorted(str(p) for p in files if not p.is_relative_to(generated) and "__pycache__" not in p.parts)
+def _library(notebook: Path | None = None) -> list[str]:
+    """The shipped data, but nothing that is generated, and the library: what of it ``notebook`` uses, or all of it."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    from lipcore.report.sources import modules, used
+
+    code = modules(ROOT).values() if notebook is None else used(notebook, ROOT)
+    data = [p for p in Path("data").rglob("*") if p.is_file() and not p.is_relative_to("data/generated")]
+    return sorted({*(str(p.relative_to(ROOT)) for p in code), *map(str, data)})
 
 
 def task_notebook() -> Iterator[dict[str, Any]]:
@@ -224,7 +229,7 @@ def task_notebook() -> Iterator[dict[str, Any]]:
         yield {
             "name": f"{run.variant}:{path.stem}",
             "actions": [(execute, [path, run])],
-            "file_dep": [str(path), *_library(), *full, *reads, *run.sources],
+            "file_dep": [str(path), *_library(path), *full, *reads, *run.sources],
             "targets": [
                 str(run.executed / path.name),
                 *(str(run.results / f"{name}.json") for name in results_of(path)),

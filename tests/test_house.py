@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import ast
+import json
 from pathlib import Path
 
 import networkx
 import pytest
+
+from lipcore.report.sources import code_of, imported, modules, used
 
 #: A module imports from its own floor's package and from lower floors only; the lowest comes first.
 FLOORS = (
@@ -24,33 +26,13 @@ FLOORS = (
 )
 
 
-def modules(root: Path) -> dict[str, Path]:
-    found = {}
-    for path in sorted((root / "lipcore").rglob("*.py")):
-        name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        found[name] = path
-    return found
-
-
-def imported(path: Path, known: dict[str, Path]) -> set[str]:
-    """Modules of lipcore that a file imports, wherever in it: in functions and for type checkers too."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path} has a relative import"
-            whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            names |= (whole & known.keys()) or {node.module or ""}
-    return names & known.keys()
-
-
 @pytest.fixture(scope="module")
 def graph(root: Path) -> networkx.DiGraph:
     known = modules(root)
     made = networkx.DiGraph()
     made.add_nodes_from(known)
-    made.add_edges_from((name, other) for name, path in known.items() for other in imported(path, known))
+    for name, path in known.items():
+        made.add_edges_from((name, other) for other in imported(code_of(path), known, named=False))
     return made
 
 
@@ -83,3 +65,18 @@ def test_every_module_stands_on_a_floor(graph: networkx.DiGraph) -> None:
 
 def test_what_measures_knows_no_attack(graph: networkx.DiGraph) -> None:
     assert not {n for n in networkx.descendants(graph, "lipcore.receptive_field") if n.startswith("lipcore.attacks")}
+
+
+def test_a_chapter_depends_on_what_it_uses_and_on_no_other(root: Path, tmp_path: Path) -> None:
+    script = tmp_path / "page.ipynb"
+    cells = [
+        {"cell_type": "code", "source": ["%matplotlib inline\n", "from lipcore.detectors import load_detector\n"]},
+        {"cell_type": "markdown", "source": "from lipcore.metrics import wider"},
+    ]
+    script.write_text(json.dumps({"cells": cells}))
+    names = {".".join(p.relative_to(root).with_suffix("").parts) for p in used(script, root)}
+    assert {"lipcore.__init__", "lipcore.detectors.__init__", "lipcore.boxes"} <= names, (
+        "packages, and what they import"
+    )
+    assert "lipcore.detectors.centerface" in names, "named by the registry, imported when it is asked for"
+    assert not {n for n in names if n.startswith(("lipcore.studies", "lipcore.metrics", "lipcore.report"))}

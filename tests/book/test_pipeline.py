@@ -17,6 +17,7 @@ from nbformat import NotebookNode, v4
 PARAMETERS = 'detector = "centerface"\nimages = ""\nprofile = "quick"'
 WRITE = """
 import json, os, pathlib
+import lipcore.boxes
 folder = pathlib.Path(os.environ["LIPCORE_RESULTS"])
 summary = {"value": 12.345, "detector": detector, "images": images}
 _ = (folder / "toy.json").write_text(json.dumps({"summary": summary}))
@@ -92,6 +93,8 @@ def test_runs_once_and_then_only_what_changed(toy: Toy) -> None:
 
     (toy.folder / "lipcore" / "boxes.py").open("a").write("\n# changed\n")
     assert "toy.ipynb (quick) took" in toy.passes("notebook")
+    (toy.folder / "lipcore" / "results.py").open("a").write("\n# changed\n")
+    assert "took" not in toy.passes("notebook"), "it does not use that"
 
 
 @pytest.mark.parametrize(
