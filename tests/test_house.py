@@ -12,7 +12,9 @@ from lipcore.report.sources import code_of, imported, modules, used
 
 #: A module imports from its own floor's package and from lower floors only; the lowest comes first.
 FLOORS = (
-    ("lipcore.errors", "lipcore.boxes", "lipcore.images", "lipcore.memory", "lipcore.paths", "lipcore"),
+    ("lipcore.errors", "lipcore.boxes", "lipcore.memory", "lipcore.names", "lipcore.paths", "lipcore"),
+    ("lipcore.images",),
+    ("lipcore.treatments",),
     ("lipcore.results", "lipcore.datasets"),
     ("lipcore.detectors",),
     ("lipcore.receptive_field", "lipcore.known_fields"),
@@ -22,6 +24,7 @@ FLOORS = (
     ("lipcore.report",),
     ("lipcore.studies.base",),
     ("lipcore.studies",),
+    ("lipcore.photo",),
     ("lipcore.cli",),
 )
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lipcore.attacks.crop import Support
 from lipcore.attacks.windowed.graph import Graph
 from lipcore.attacks.windowed.rules import UnsupportedOperation
-from lipcore.detectors.base import Detector
+from lipcore.detectors.base import Detector, Responses
 
 
 def loss(logits: Tensor) -> Tensor:
@@ -22,21 +22,44 @@ def loss(logits: Tensor) -> Tensor:
     return F.softplus(logits).sum()
 
 
+@dataclass(frozen=True)
+class Forward:
+    """A forward pass as torch recorded it: gradients can be taken of it, once.
+
+    Attributes:
+        image: (1, 3, H, W), the leaf that the responses depend on.
+        responses: the response map of ``image``.
+    """
+
+    image: Tensor
+    responses: Responses
+
+
 @torch.enable_grad()
-def joint_gradient(detector: Detector, image: Tensor, targets: Tensor | None = None) -> Tensor:
+def forward(detector: Detector, image: Tensor) -> Forward:
+    """The recorded forward pass of ``image`` (1, 3, H, W)."""
+    image = image.detach().requires_grad_()
+    return Forward(image, detector(image))
+
+
+@torch.enable_grad()
+def joint_gradient(
+    detector: Detector, image: Tensor, targets: Tensor | None = None, recorded: Forward | None = None
+) -> Tensor:
     """The gradient of the summed loss of ``targets``, one forward and one backward pass.
 
     Args:
         detector: the detector under attack.
         image: (1, 3, H, W).
         targets: (T,) long, response indices; None for every response of the image.
+        recorded: the forward pass of ``image``, where it is at hand.
 
     Returns:
         (1, 3, H, W).
     """
-    image = image.detach().requires_grad_()
-    logits = detector(image).logits[0]
-    (gradient,) = torch.autograd.grad(loss(logits if targets is None else logits[targets]), image)
+    recorded = recorded or forward(detector, image)
+    logits = recorded.responses.logits[0]
+    (gradient,) = torch.autograd.grad(loss(logits if targets is None else logits[targets]), recorded.image)
     return gradient
 
 
@@ -67,6 +90,7 @@ def cropped_sum(
     targets: Sequence[Tensor],
     supports: Sequence[Support],
     shortcut: Shortcut = EXACT,
+    recorded: Forward | None = None,
 ) -> Tensor:
     """LIP's direction R = sum_i C_ei * grad L_mi: one forward pass, and backward passes over windows.
 
@@ -79,12 +103,13 @@ def cropped_sum(
         targets: for each instance its response indices (T_i,).
         supports: for each instance e_i.
         shortcut: what to leave out; by default nothing.
+        recorded: the forward pass of ``image``, where it is at hand.
 
     Returns:
         (1, 3, H, W).
     """
-    image = image.detach().requires_grad_()
-    logits = detector(image).logits[0]
+    recorded = recorded or forward(detector, image)
+    image, logits = recorded.image, recorded.responses.logits[0]
     try:
         graph = Graph(logits, image)
     except UnsupportedOperation as error:

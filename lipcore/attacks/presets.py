@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lipcore.attacks.crop import Support, union
-from lipcore.attacks.gradients import EXACT, Shortcut, cropped_sum, joint_gradient
+from lipcore.attacks.gradients import EXACT, Forward, Shortcut, cropped_sum, joint_gradient
 from lipcore.detectors.base import Detector
 from lipcore.errors import UnknownName
 
@@ -85,6 +85,7 @@ class Perturbation:
         supports: Sequence[Support],
         generator: torch.Generator,
         shortcut: Shortcut = EXACT,
+        recorded: Forward | None = None,
     ) -> Tensor:
         """R, the direction whose sign the attack steps against.
 
@@ -95,6 +96,7 @@ class Perturbation:
             supports: for each instance, e_i (the whole image where nothing is cropped).
             generator: used by random signs only.
             shortcut: what separate instances may leave out; by default nothing.
+            recorded: the forward pass of ``image``, where it is at hand: it saves one.
 
         Returns:
             (1, 3, H, W).
@@ -106,8 +108,9 @@ class Perturbation:
             generator.set_state(state)
             return (signs * 2 - 1).to(image)
         if self.instances == "separate":
-            return cropped_sum(detector, image, targets, supports, shortcut)
-        gradient = joint_gradient(detector, image, None if self.loss == "map" else torch.cat(list(targets)))
+            return cropped_sum(detector, image, targets, supports, shortcut, recorded)
+        aimed = None if self.loss == "map" else torch.cat(list(targets))
+        gradient = joint_gradient(detector, image, aimed, recorded)
         return gradient * union(supports, image) if self.crop == "erf" else gradient
 
 

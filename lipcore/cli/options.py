@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import torch
 import typer
 
 
 def _usable(device: str) -> str:
+    if device == "cpu":
+        return device
+    import torch
+
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -17,4 +20,4 @@ def _usable(device: str) -> str:
     return device
 
 
-Device = Annotated[str, typer.Option(help="As torch names devices: cpu, cuda, ...", callback=_usable)]
+Device = Annotated[str, typer.Option(help="The device, as torch names it: cpu, cuda, ...", callback=_usable)]

@@ -9,20 +9,21 @@ import typer
 
 from lipcore.cli.errors import told
 from lipcore.cli.options import Device
-from lipcore.training import hr_mini, rpn_mini
 
 train = typer.Typer(no_args_is_help=True, help="Makes the weights that ship with the project once more.")
-Out = Annotated[Path | None, typer.Option(help="Where weights, checkpoint and log go; by default a folder named so.")]
+Out = Annotated[
+    Path | None, typer.Option(help="The folder for weights, checkpoint and log; by default one of the network's name.")
+]
 Steps = Annotated[int | None, typer.Option(help="The schedule's length at most.", min=1)]
 Minutes = Annotated[
     float | None,
     typer.Option(help="The schedule's length at most, in minutes of training; 0 for no such limit.", min=0),
 ]
-Seed = Annotated[int | None, typer.Option(help="Of weights, crops and sampling.")]
+Seed = Annotated[int | None, typer.Option(help="The seed of weights, crops and sampling.")]
 Options = Annotated[
-    list[str] | None, typer.Option("--option", help="NAME=VALUE of any other field of TrainConfig; repeatable.")
+    list[str] | None, typer.Option("--option", help="Another field of TrainConfig, as NAME=VALUE; repeatable.")
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Start afresh instead of from the checkpoint.")]
+Restart = Annotated[bool, typer.Option("--restart", help="The training starts afresh instead of from the checkpoint.")]
 
 
 def _train(module: Any, options: list[str] | None, given: dict[str, Any], *what: Any, **more: Any) -> None:
@@ -34,10 +35,12 @@ def _train(module: Any, options: list[str] | None, given: dict[str, Any], *what:
 
 @train.command("hr-mini")
 def train_hr_mini(
-    folder: Annotated[list[Path], typer.Option("--data", help="A folder such as widerface_train_small; repeatable.")],
-    start: Annotated[Path | None, typer.Option(help="Weights of an HR-mini to start from.")] = None,
+    folder: Annotated[
+        list[Path], typer.Option("--data", help="The folder of images, such as widerface_train_small; repeatable.")
+    ],
+    start: Annotated[Path | None, typer.Option(help="The weights of an HR-mini to start from.")] = None,
     background: Annotated[
-        Path | None, typer.Option(help="A folder in COCO's format: its photos without a person show no face.")
+        Path | None, typer.Option(help="The folder, in COCO's format, whose photos without a person show no face.")
     ] = None,
     out: Out = None,
     device: Device = "cpu",
@@ -50,6 +53,8 @@ def train_hr_mini(
     """Trains HR-mini; run it again to go on from the last checkpoint. log.csv in --out holds the learning curves."""
     given = {"steps": steps, "minutes": minutes, "seed": seed}
     what = (folder, out or Path("hr_mini"), device, not restart)
+    from lipcore.training import hr_mini
+
     _train(hr_mini, option, given, *what, start=start, background=background)
 
 
@@ -66,4 +71,6 @@ def train_rpn_mini(
 ) -> None:
     """Trains RPN-mini, whose trunk starts from HR-mini; run it again to go on from the last checkpoint."""
     given = {"steps": steps, "minutes": minutes, "seed": seed}
+    from lipcore.training import rpn_mini
+
     _train(rpn_mini, option, given, folder, out or Path("rpn_mini"), device, not restart)

@@ -1,4 +1,4 @@
-"""Detectors by name. A new one is a file beside this and a line in :data:`REGISTRY`."""
+"""Detectors by name. A new one is a file beside this and a line in :data:`lipcore.names.REGISTRY`."""
 
 from __future__ import annotations
 
@@ -11,19 +11,7 @@ import torch
 from lipcore.detectors.base import Detections, Detector, Responses, check_images
 from lipcore.detectors.weights import registry
 from lipcore.errors import LipcoreError, LipcoreWarning, UnknownName
-
-#: name -> "module:factory"; the factory takes ``weights`` and the detector's own keyword options.
-REGISTRY = {
-    "centerface": "lipcore.detectors.centerface:CenterFace",
-    "pnet": "lipcore.detectors.pnet:PNet",
-    "hr": "lipcore.detectors.hr:HR",
-    "hr-mini": "lipcore.detectors.hr_mini:HRMini",
-    "retinaface": "lipcore.detectors.retinaface:RetinaFace",
-    "ssd-mobilenet": "lipcore.detectors.ssd_mobilenet:SSDMobileNet",
-    "tiny-yolo": "lipcore.detectors.tiny_yolo:TinyYolo",
-    "rpn": "lipcore.detectors.rpn:RPN",
-    "rpn-mini": "lipcore.detectors.rpn_mini:RPNMini",
-}
+from lipcore.names import REGISTRY
 
 __all__ = ["REGISTRY", "Detections", "Detector", "Responses", "check_images", "load_detector"]
 

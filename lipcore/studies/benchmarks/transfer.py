@@ -12,25 +12,19 @@ or rescaling alone costs is not counted as success.
 from __future__ import annotations
 
 import argparse
-import io
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from lipcore.attacks.targets import find_instances
 from lipcore.detectors import Detector
 from lipcore.errors import DataError, LipcoreError
-from lipcore.images import quantise
 from lipcore.known_fields import erf_of
 from lipcore.metrics.intervals import share
 from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
@@ -39,38 +33,12 @@ from lipcore.studies.base.workers import in_processes
 from lipcore.studies.benchmarks.attack_runs import NONE, Settings, Workers, detections, device_name, ordered, perturbed
 from lipcore.studies.benchmarks.attack_tables import DETECTORS, Absent, Shot, all_at_hand
 from lipcore.studies.benchmarks.images import Item, load_items, truth
+from lipcore.treatments import TREATMENTS
 
 EXPERIMENT = "transfer"
 KEY = ("config", "source", "target", "image", "perturbation", "treatment")
 PERTURBATIONS = ("imp", "imp-i", "lip-a")
 UPDATE, EPSILON = "i-fgsm", 8.0
-
-
-def jpeg(image: Tensor, quality: int) -> Tensor:
-    """``image`` (1, 3, H, W) written as JPEG, colours at half resolution as is usual, and read again."""
-    pixels = quantise(image)[0].permute(1, 2, 0).to(torch.uint8).cpu().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, subsampling=2)
-    read = np.asarray(Image.open(buffer).convert("RGB")).copy()
-    return torch.from_numpy(read).permute(2, 0, 1)[None].to(image)
-
-
-def rescaled(image: Tensor, factor: float) -> Tensor:
-    """``image`` (1, 3, H, W) shrunk by ``factor`` and brought back to its size, bilinearly; rounded both times."""
-    height, width = image.shape[2:]
-    size = [max(1, round(side * factor)) for side in (height, width)]
-    small = quantise(F.interpolate(image, size=size, mode="bilinear", antialias=True))
-    return quantise(F.interpolate(small, size=[height, width], mode="bilinear"))
-
-
-#: What happens to a photograph on its way; the first is nothing.
-TREATMENTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "none": lambda image: image,
-    "jpeg 95": lambda image: jpeg(image, 95),
-    "jpeg 75": lambda image: jpeg(image, 75),
-    "jpeg 50": lambda image: jpeg(image, 50),
-    "half size": lambda image: rescaled(image, 0.5),
-}
 
 
 def fingerprint(settings: Settings, source: Detector, target: Detector) -> str:

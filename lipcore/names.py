@@ -1,0 +1,22 @@
+"""The names that a user types. They stand alone, for the command line shows them before it imports what they name."""
+
+from __future__ import annotations
+
+#: The detectors: name -> "module:factory"; the factory takes ``weights`` and the detector's own keyword options.
+REGISTRY = {
+    "centerface": "lipcore.detectors.centerface:CenterFace",
+    "pnet": "lipcore.detectors.pnet:PNet",
+    "hr": "lipcore.detectors.hr:HR",
+    "hr-mini": "lipcore.detectors.hr_mini:HRMini",
+    "retinaface": "lipcore.detectors.retinaface:RetinaFace",
+    "ssd-mobilenet": "lipcore.detectors.ssd_mobilenet:SSDMobileNet",
+    "tiny-yolo": "lipcore.detectors.tiny_yolo:TinyYolo",
+    "rpn": "lipcore.detectors.rpn:RPN",
+    "rpn-mini": "lipcore.detectors.rpn_mini:RPNMini",
+}
+
+#: Those that find faces; the others propose regions for objects of any kind.
+FACE_DETECTORS = tuple(name for name in REGISTRY if not name.startswith("rpn"))
+
+#: The perturbations; :mod:`lipcore.attacks.presets` says what each is.
+PERTURBATIONS = ("imp", "lp-w", "imp-i", "lp", "lip-a", "lip-h", "random")

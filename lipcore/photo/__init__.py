@@ -1,0 +1,1 @@
+"""The photographs of a person: one or a folder of them, hidden, and a report."""
