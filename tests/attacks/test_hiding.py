@@ -177,7 +177,7 @@ class TestTiles:
 class TestRefuses:
     def test_no_face(self) -> None:
         for until in (True, False):
-            with pytest.raises(NoFaceFound, match="toy finds no face .* use imp"):
+            with pytest.raises(NoFaceFound, match=r"toy finds no face .* use imp"):
                 replace(UNTIL, until_hidden=until)([toys.Toy()], toys.bright([]))
 
     def test_imp_needs_none(self) -> None:
