@@ -17,17 +17,17 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-#: name -> the module it is in.
+#: name -> the module below this that it is in.
 _HOMES = {
-    "Attack": "lipcore.attacks.attack",
-    "Detector": "lipcore.detectors",
-    "PRESETS": "lipcore.attacks.presets",
-    "Responses": "lipcore.detectors",
-    "fgsm": "lipcore.attacks.updates",
-    "i_fgsm": "lipcore.attacks.updates",
-    "load_detector": "lipcore.detectors",
-    "load_image": "lipcore.images",
-    "save_image": "lipcore.images",
+    "Attack": "attacks.attack",
+    "Detector": "detectors",
+    "PRESETS": "attacks.presets",
+    "Responses": "detectors",
+    "fgsm": "attacks.updates",
+    "i_fgsm": "attacks.updates",
+    "load_detector": "detectors",
+    "load_image": "images",
+    "save_image": "images",
 }
 
 __all__ = sorted(_HOMES)
@@ -37,7 +37,7 @@ __version__ = version("lipcore")
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lipcore' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"lipcore.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

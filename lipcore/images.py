@@ -82,7 +82,7 @@ class Photo:
 
 
 def load_image(path: str | Path) -> Photo:
-    """Reads a photograph: turned upright, grey, palette, CMYK and 16-bit images as 8-bit RGB.
+    """Reads a photograph as RGB in 0..255: turned upright; grey, palette, CMYK and 16-bit images converted.
 
     HEIC photographs need the extra ``heic``: ``pip install "lipcore[heic]"``. What is not kept (a profile of another
     colour space, all frames but the first) is said in a :class:`LipcoreWarning`; of EXIF nothing but the orientation is
@@ -153,7 +153,7 @@ def check_output(path: str | Path, like: Photo | None = None) -> str:
 
 
 def save_image(path: str | Path, pixels: Tensor, like: Photo | None = None) -> Path:
-    """Writes an image without loss, with the alpha channel, the colour profile and the resolution of ``like``.
+    """Writes an image in 0..255 without loss, with alpha channel, colour profile and resolution of ``like``.
 
     The file appears whole or not at all, on the disk too, and nobody may read it who may not read ``like``. It holds no
     EXIF.

@@ -195,7 +195,7 @@ def _extents(probe: Detector, templates: Sequence[str], axis: int) -> dict[str, 
 
     Measured on a strip of the image, since a network as deep as HR's needs a gigabyte for a square of its field.
     """
-    device = next(probe.parameters()).device
+    device = probe.device
     thin = max(_TRF_STRIP, probe.min_side)
     found: dict[str, int] = {}
     for size in _TRF_CANVAS:
@@ -231,7 +231,7 @@ def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> t
         detector: any detector.
         images: square images (1, 3, S, S), all of one size; by default :func:`calibration`'s.
     """
-    device = next(detector.parameters()).device
+    device = detector.device
     totals: list[Tensor] = []
     n = 0
     for image in calibration(detector) if images is None else images:

@@ -50,6 +50,14 @@ def make(weights: str | None = None) -> Toy:
     return Toy()
 
 
+def unsure(weights: str | None = None) -> Toy:
+    """The toy, no longer so sure of a bright square that little noise changes nothing."""
+    toy = Toy()
+    with torch.no_grad():
+        toy.conv2.bias.fill_(-7.7)
+    return toy
+
+
 def make_nothing() -> str:
     """A factory that makes no detector."""
     return "no detector"

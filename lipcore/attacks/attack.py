@@ -41,7 +41,7 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Attack:
-    """A perturbation followed by an update rule: X_{t+1} = clip(X_t - alpha * sign(R_t)).
+    """A perturbation and an update rule, on images in 0..255: X_{t+1} = clip(X_t - alpha * sign(R_t)).
 
     Attributes:
         perturbation: what R is; a :class:`Perturbation` or a preset's name.

@@ -39,12 +39,12 @@ def _check_length(key: str, value: float) -> None:
 
 
 def fgsm(epsilon: float) -> Update:
-    """One step of epsilon."""
+    """One step of epsilon, in grey levels of 0..255."""
     return Update(name="fgsm", epsilon=epsilon, alpha=epsilon, steps=1)
 
 
 def i_fgsm(epsilon: float) -> Update:
-    """Steps of 1 grey level, N = ceil(min(epsilon + 4, 1.25 epsilon)) of them (Kurakin et al. 2016, section 2.2)."""
+    """Steps of 1 grey level of 0..255, N = ceil(min(epsilon + 4, 1.25 epsilon)) (Kurakin et al. 2016, section 2.2)."""
     _check_length("epsilon", epsilon)
     return Update(name="i-fgsm", epsilon=epsilon, alpha=1.0, steps=max(1, math.ceil(min(epsilon + 4, 1.25 * epsilon))))
 

@@ -130,7 +130,7 @@ def _hiding(method: str, epsilon: float | None, until_hidden: bool, update: str,
     from lipcore.attacks.hiding import LADDER, Hiding
     from lipcore.attacks.targets import Matching
 
-    ladder = LADDER if epsilon is None else (epsilon,)
+    ladder: tuple[float, ...] = LADDER if epsilon is None else (epsilon,)
     if epsilon is not None and until_hidden:
         ladder = (*(rung for rung in LADDER if rung < epsilon), epsilon)
     return Hiding(
@@ -223,7 +223,7 @@ def _summed(done: list[Outcome]) -> str:
         "kept": "kept as they were (--overwrite makes them anew)",
         "failed": "failed",
     }
-    counts = Counter(outcome.status for outcome in done)
+    counts = Counter[str](outcome.status for outcome in done)
     return f"{len(done)} photographs: " + "; ".join(f"{counts[s]} {w}" for s, w in words.items() if counts[s])
 
 

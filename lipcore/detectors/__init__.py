@@ -19,7 +19,7 @@ __all__ = ["REGISTRY", "Detections", "Detector", "Responses", "check_images", "l
 def load_detector(
     name: str, weights: str | Path | None = None, device: str | torch.device = "cpu", **options: object
 ) -> Detector:
-    """A frozen detector.
+    """A frozen detector, which looks at images in 0..255.
 
     Args:
         name: one of :data:`REGISTRY`, or ``"package.module:factory"`` for your own: a callable that returns a

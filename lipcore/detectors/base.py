@@ -26,7 +26,7 @@ from lipcore.errors import DetectorError, ImageError, LipcoreWarning
 
 @dataclass(frozen=True)
 class Responses:
-    """The response map: every candidate ("proposal") a detector scores in one pass.
+    """The response map of images in 0..255: every candidate ("proposal") a detector scores in one pass.
 
     Attributes:
         logits: (B, A) face logits; the probability is their sigmoid. Differentiable with respect to the images. For a
@@ -61,7 +61,7 @@ class Detections:
 
 
 class Detector(nn.Module, ABC):
-    """A frozen single-stage detector.
+    """A frozen single-stage detector of images in 0..255.
 
     Attributes:
         name: the registry name.

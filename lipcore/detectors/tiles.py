@@ -41,7 +41,7 @@ class Tile:
         """Whether the middle of ``box`` ((4,), pixels of the window) is in the core; the image's edges hold all."""
         x, y = ((box[:2] + box[2:]) / 2).tolist()
         x1, y1, x2, y2 = self.core
-        return x1 <= x < x2 and y1 <= y < y2
+        return bool(x1 <= x < x2 and y1 <= y < y2)
 
 
 def tiles(height: int, width: int, most: int, margin: int) -> list[Tile]:
@@ -91,7 +91,8 @@ def detect(detector: Detector, image: Tensor, threshold: float = 0.5, most: int 
     Returns:
         The detections, best first; where there are several tiles their ``responses`` are -1, as no map holds them all.
     """
-    parts = tiles(*image.shape[2:], most, MARGIN)
+    height, width = image.shape[2:]
+    parts = tiles(height, width, most, MARGIN)
     if len(parts) == 1:
         return detector.detect(image, threshold)[0]
     return joined(parts, [detector.detect(image[tile.window], threshold)[0] for tile in parts], detector.nms_iou)

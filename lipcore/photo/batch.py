@@ -12,7 +12,7 @@ from PIL import Image
 from lipcore.attacks.hiding import Hiding
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import ImageError, LipcoreError, NoFaceFound
-from lipcore.images import LOSSLESS
+from lipcore.images import LOSSLESS, check_output
 from lipcore.photo.hide import Outcome, hide
 from lipcore.studies.base.workers import in_processes
 
@@ -57,6 +57,7 @@ def plan(photos: Sequence[Path], output: Path) -> list[Task]:
     if single:
         if photos[0].resolve() == output.resolve():
             raise ImageError(f"{output} is the photograph itself; give another name for the result")
+        check_output(output)
         return [Task(photos[0], output)]
     if output.is_file() or (output.suffix in LOSSLESS and not output.is_dir()):
         raise ImageError(f"{output} is a file, and several photographs need a folder: -o FOLDER/")

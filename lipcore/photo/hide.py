@@ -88,7 +88,7 @@ def hide(
     original = load_image(photo)
     check_output(output, original)
     models = list(detectors.values())
-    device = next(models[0].parameters()).device
+    device = models[0].device
     hidden = hiding(models, original.pixels.to(device), on_step=on_step)
     save_image(output, hidden.image, like=original)
     saved = load_image(output).pixels

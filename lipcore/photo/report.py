@@ -88,7 +88,7 @@ def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[
     clean, saved = load_image(outcome.photo).pixels, load_image(outcome.output).pixels
     rows, boxes = [], {}
     for detector, model in detectors.items():
-        place = next(model.parameters()).device
+        place = model.device
         before = tiles.detect(model, clean.to(place), threshold)
         after = [tiles.detect(model, TREATMENTS[t](saved).to(place), threshold) for t in SHOWN]
         boxes[detector] = (before, after[0])

@@ -25,17 +25,9 @@ FIXED = Hiding(until_hidden=False, ladder=(8.0,), extent=SQUARE)
 UNTIL = Hiding(extent=SQUARE, ladder=(2.0, 4.0, 8.0, 16.0, 24.0, 32.0))
 
 
-def unsure() -> Detector:
-    """The toy, no longer so sure of a bright square that little noise changes nothing."""
-    toy = toys.Toy()
-    with torch.no_grad():
-        toy.conv2.bias.fill_(-7.5)
-    return toy
-
-
 def other() -> Detector:
     """A toy whose filters are others, its logits three times as steep."""
-    toy = unsure()
+    toy = toys.unsure()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         toy.conv1.weight.copy_((1 + torch.randn(toy.conv1.weight.shape, generator=generator)) / 75 * 3)
@@ -68,7 +60,7 @@ class TestFixed:
 class TestUntilHidden:
     @pytest.mark.parametrize("corners", [toys.FAR, toys.NEAR, toys.FAR[:1]])
     def test_ends_where_no_face_is_found_and_no_earlier(self, corners: list[tuple[int, int]]) -> None:
-        toy, image = unsure(), toys.bright(corners)
+        toy, image = toys.unsure(), toys.bright(corners)
         hidden = UNTIL([toy], image)
         assert found(toy, hidden.image) == 0
         assert hidden.epsilon in UNTIL.ladder
@@ -81,7 +73,7 @@ class TestUntilHidden:
         assert again.epsilon == lower[-1]
 
     def test_the_image_is_the_one_that_is_saved(self) -> None:
-        hidden = UNTIL([unsure()], toys.bright(toys.NEAR))
+        hidden = UNTIL([toys.unsure()], toys.bright(toys.NEAR))
         assert torch.equal(hidden.image, hidden.image.round().clamp(0, 255))
 
     def test_a_rung_ends_after_the_steps_of_its_epsilon(self) -> None:
@@ -90,7 +82,7 @@ class TestUntilHidden:
         assert len(rules) == Hiding().steps == 20
 
     def test_a_face_found_again_is_aimed_at_anew_and_a_new_one_as_well(self) -> None:
-        toy, aim = unsure(), Aim()
+        toy, aim = toys.unsure(), Aim()
         first, second = (forward(toy, toys.bright(c, seed=s)) for c, s in ((toys.FAR[:2], 0), (toys.FAR[:3], 1)))
         for now in (first, second):
             UNTIL._aim(aim, toy, now, find_instances(toy, now.responses, Matching()))
@@ -100,7 +92,7 @@ class TestUntilHidden:
         assert all(set(targets.tolist()) in current for targets in aim.targets)
 
     def test_a_face_that_is_hidden_keeps_its_targets(self) -> None:
-        toy, aim = unsure(), Aim()
+        toy, aim = toys.unsure(), Aim()
         now = forward(toy, toys.bright(toys.FAR))
         UNTIL._aim(aim, toy, now, find_instances(toy, now.responses, Matching()))
         targets = [t.clone() for t in aim.targets]
@@ -110,20 +102,20 @@ class TestUntilHidden:
 
     def test_says_each_step(self) -> None:
         calls: list[int] = []
-        hidden = UNTIL([unsure()], toys.bright(toys.NEAR), on_step=calls.append)
+        hidden = UNTIL([toys.unsure()], toys.bright(toys.NEAR), on_step=calls.append)
         assert calls == list(range(1, hidden.steps + 1))
 
 
 class TestSeveral:
     def test_hides_from_all(self) -> None:
-        detectors, image = [unsure(), other()], toys.bright(toys.NEAR)
+        detectors, image = [toys.unsure(), other()], toys.bright(toys.NEAR)
         hidden = UNTIL(detectors, image)
         assert [found(d, hidden.image) for d in detectors] == [0, 0]
         assert all(map(len, hidden.before))
 
     @pytest.mark.parametrize("combine", ["mass", "first", "sum"])
     def test_one_step_is_the_sign_of_the_weighted_sum(self, combine: str) -> None:
-        detectors, image = [unsure(), other()], toys.bright(toys.NEAR, dtype=torch.float64)
+        detectors, image = [toys.unsure(), other()], toys.bright(toys.NEAR, dtype=torch.float64)
         total = torch.zeros_like(image)
         for detector in detectors:
             detector.double()
@@ -137,7 +129,7 @@ class TestSeveral:
         assert torch.equal(hidden.image, (image - total.sign()).clamp(0, 255))
 
     def test_the_weights_of_later_steps(self) -> None:
-        detectors, image = [unsure(), other()], toys.bright(toys.NEAR)
+        detectors, image = [toys.unsure(), other()], toys.bright(toys.NEAR)
         images = {c: replace(FIXED, combine=c, ladder=(32.0,))(detectors, image).image for c in hiding.COMBINATIONS}
         assert not torch.equal(images["mass"], images["first"])
         assert not torch.equal(images["first"], images["sum"])
@@ -147,8 +139,8 @@ class TestSeveral:
         with torch.no_grad():
             blind.conv2.bias.fill_(-50)
         image = toys.bright(toys.NEAR)
-        hidden = UNTIL([unsure(), blind], image)
-        assert torch.equal(hidden.image, UNTIL([unsure()], image).image)
+        hidden = UNTIL([toys.unsure(), blind], image)
+        assert torch.equal(hidden.image, UNTIL([toys.unsure()], image).image)
         assert [len(b) for b in hidden.before] == [4, 0]
 
 
@@ -157,7 +149,7 @@ class TestTiles:
         monkeypatch.setattr(hiding, "MOST_PIXELS", 192 * 192)
         monkeypatch.setattr(hiding, "MARGIN", 64)
         corners = [(x, y) for x in range(10, 300, 40) for y in range(10, 200, 40)]
-        toy, image = unsure(), toys.bright(corners, height=220, width=320)
+        toy, image = toys.unsure(), toys.bright(corners, height=220, width=320)
         hidden = UNTIL([toy], image)
         assert hidden.tiles == 4 * 5
         assert len(hidden.before[0]) == found(toy, image) == len(corners)
@@ -168,7 +160,7 @@ class TestTiles:
         monkeypatch.setattr(hiding, "MOST_PIXELS", 192 * 192)
         monkeypatch.setattr(hiding, "MARGIN", 64)
         image = toys.bright([(10, 10)], height=220, width=320)
-        hidden = UNTIL([unsure()], image)
+        hidden = UNTIL([toys.unsure()], image)
         changed = (hidden.image != image)[0].any(0).nonzero()
         assert len(changed) > 0
         assert int(changed.max()) < 60

@@ -1,13 +1,9 @@
-"""The command line as a person uses it, and lipcore installed as a plain wheel."""
+"""The command line as a person uses it."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +137,7 @@ class TestAttack:
     def check(self, result: Result, photo: Path, output: Path, detector: str) -> dict[str, float]:
         """The printed numbers against those measured on the written file, read again."""
         assert result.exit_code == 0, result.output
-        first, second, third = result.stdout.splitlines()
+        first, *still, second, third = result.stdout.splitlines()
         before, after = (int(v) for v in re.findall(r"before (\d+), after (\d+)", first)[0])
         model = load_detector(detector)
         clean, saved = load_image(photo).pixels, load_image(output).pixels
@@ -150,7 +146,10 @@ class TestAttack:
         seen = visibility(clean, saved)
         expected = f"largest change {seen.l_inf:g} of 255, PSNR {seen.psnr:.1f} dB, SSIM {seen.ssim:.3f}"
         assert second.startswith(expected)
-        assert third == f"written to {output}"
+        assert third.startswith(f"written to {output}, without the place, the time and the camera")
+        assert len(still) == after
+        for line, box in zip(still, model.detect(saved)[0].boxes.tolist(), strict=True):
+            assert [float(v) for v in line.split()[3:]] == pytest.approx(box, abs=0.06)
         return {"before": before, "after": after, "l_inf": seen.l_inf}
 
     def test_hides_the_astronaut_from_centerface(self, tmp_path: Path, portrait: Path) -> None:
@@ -241,7 +240,9 @@ class TestAttack:
     def test_refuses_the_name_before_the_work(
         self, tmp_path: Path, crowd: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("lipcore.cli.photos.load_detector", lambda *_, **__: pytest.fail("the detector was loaded"))
+        monkeypatch.setattr(
+            "lipcore.photo.batch.load_detector", lambda *_, **__: pytest.fail("the detector was loaded")
+        )
         refused(lipcore("attack", crowd, "-o", tmp_path / "out.jpg"), "would lose pixels", tmp_path)
 
 
@@ -277,7 +278,7 @@ def test_a_bug_is_shown_as_one(crowd: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def broken(*_: object, **__: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("lipcore.cli.photos.load_detector", broken)
+    monkeypatch.setattr("lipcore.detectors.load_detector", broken)
     assert isinstance(lipcore("detect", crowd).exception, KeyError)
 
 
@@ -285,46 +286,6 @@ def test_no_command_prints_the_help() -> None:
     result = lipcore()
     assert "detect" in result.output
     assert "attack" in result.output
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
-    """lipcore's wheel, built from a copy of what belongs in it, so that no build folder is left in the checkout."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(root / name, source)
-    ignored = shutil.ignore_patterns("__pycache__", "generated", "*.egg-info")
-    for name in ("lipcore", "data"):
-        shutil.copytree(root / name, source / name, ignore=ignored)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*command, "--wheel-dir", str(target), str(source)], check=True, capture_output=True)
-    (built,) = target.glob("*.whl")
-    return built
-
-
-class TestWheel:
-    def test_holds_the_package_and_its_data(self, wheel: Path, root: Path) -> None:
-        names = set(zipfile.ZipFile(wheel).namelist())
-        modules = {str(p.relative_to(root)) for p in (root / "lipcore").rglob("*.py") if "__pycache__" not in p.parts}
-        assert modules <= names, "every module is listed in pyproject.toml's packages"
-        assert {"lipcore/_data/registry.toml", "lipcore/py.typed"} <= names
-        assert {f"lipcore/_data/poster/{t}.csv" for t in ("ipi", "wider", "coco")} <= names
-        assert not [n for n in names if "generated" in n or n.startswith(("tests", "book", "results", "build"))]
-
-    def test_finds_its_data_without_a_checkout(self, wheel: Path, tmp_path: Path) -> None:
-        """Unpacked as pip does, it reads the registry and the poster from inside the package."""
-        zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-        code = (
-            "import lipcore.paths as p; from lipcore.results import poster; from lipcore.detectors import weights;"
-            "print(p.DATA); print(len(poster('ipi')), sorted(weights.registry()))"
-        )
-        environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-        )
-        where, rest = done.stdout.splitlines()
-        assert Path(where) == tmp_path / "site" / "lipcore" / "_data"
-        assert rest.startswith("5 ['centerface'")
 
 
 @pytest.fixture(scope="module")

@@ -213,7 +213,7 @@ def _fingerprint(variant: Variant, detector: Detector) -> str:
 def _attack_image(detector: Detector, variant: Variant, seed: int) -> dict[str, Any]:
     watch = Stopwatch()
     scene = variant.grid.draw(seed)
-    image = scene.image.to(next(detector.parameters()).device)
+    image = scene.image.to(detector.device)
     with torch.no_grad():
         responses = detector(image)
     instances = find_instances(detector, responses, variant.matching)

@@ -165,7 +165,7 @@ def attacked_records(
         keep: what a record holds of the responses to an attacked image.
         known: what the record of the clean image holds besides.
     """
-    image = torch.from_numpy(task.item.read()).permute(2, 0, 1)[None].float().to(next(detector.parameters()).device)
+    image = torch.from_numpy(task.item.read()).permute(2, 0, 1)[None].float().to(detector.device)
     with torch.no_grad():
         clean = detector(image)
     instances = find(clean)
@@ -231,7 +231,7 @@ def distances(image: Tensor, attacked: Tensor) -> dict[str, float | None]:
 
 def device_name(detector: Detector) -> str:
     """Where it runs, as records name it: ``"cpu"``, or the card's name."""
-    device = next(detector.parameters()).device
+    device = detector.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 

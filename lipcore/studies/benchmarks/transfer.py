@@ -151,7 +151,7 @@ def _unit(
 def measured(settings: Settings, detectors: Sequence[Detector], task: Task) -> Iterator[dict[str, Any]]:
     """The records of a task; each perturbation is made once, and its seconds are those of its first record."""
     source, watch = detectors[task.source], Stopwatch()
-    device = next(source.parameters()).device
+    device = source.device
     image = torch.from_numpy(task.item.read()).permute(2, 0, 1)[None].float().to(device)
     with torch.no_grad():
         instances = find_instances(source, source(image), settings.matching)

@@ -121,7 +121,7 @@ def _attacked(
 ) -> dict[str, Any]:
     """One attack on one image."""
     scene = config.grid.draw(image)
-    pixels = scene.image.to(next(detector.parameters()).device)
+    pixels = scene.image.to(detector.device)
     with torch.no_grad():
         responses = detector(pixels)
     before = found(scene.boxes, detector.select(responses, config.tau)[0].boxes, config.iou)

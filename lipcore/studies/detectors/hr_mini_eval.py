@@ -137,7 +137,7 @@ def run(config: Config, detector: HRMini, path: Path) -> Records:
 def _benchmark(config: Config, detector: HRMini, item: Item, mode: str) -> dict[str, Any]:
     """The detections on one image: their logits and the face that each fits; where they are is not needed again."""
     image = torch.from_numpy(item.read().copy()).permute(2, 0, 1)[None].float()
-    image = image.to(next(detector.parameters()).device)
+    image = image.to(detector.device)
     if mode == "pyramid":
         made = detector.detect_pyramid(image, config.threshold)
     else:
@@ -152,7 +152,7 @@ def _benchmark(config: Config, detector: HRMini, item: Item, mode: str) -> dict[
 def _drawn(config: Config, detector: HRMini, side: int, ground: str, seed: int) -> dict[str, Any]:
     """Faces found of those drawn, and detections that fit none."""
     scene = config.grid(side, ground).draw(seed)
-    boxes = detector.detect(scene.image.to(next(detector.parameters()).device), config.tau)[0].boxes
+    boxes = detector.detect(scene.image.to(detector.device), config.tau)[0].boxes
     hits = int(found(scene.boxes, boxes, config.iou).sum())
     wrong = int((~found(boxes.cpu(), scene.boxes, config.iou)).sum())
     return {"side": side, "ground": ground, "faces": len(scene.boxes), "found": hits, "false": wrong}
@@ -160,7 +160,7 @@ def _drawn(config: Config, detector: HRMini, side: int, ground: str, seed: int) 
 
 def _step(config: Config, detector: HRMini) -> dict[str, Any]:
     """Seconds of a forward and a backward pass: the median of five."""
-    image = config.grid(config.sides[0], "grey").draw(0).image.to(next(detector.parameters()).device)
+    image = config.grid(config.sides[0], "grey").draw(0).image.to(detector.device)
     case = Case(detector, image, [], [])
     seconds = statistics.median([seconds_of(case, "raw")[0] for _ in range(6)][1:])
     return {"step": round(seconds, 4), "threads": torch.get_num_threads(), "machine": machine(image)}

@@ -218,7 +218,7 @@ class Subject:
 def prepare(config: Config, detector: Detector, grid: Grid, seed: int) -> Subject:
     """Image number ``seed`` of a cell; ``chosen`` is empty where nothing is found."""
     scene = grid.draw(seed)
-    image = scene.image.to(next(detector.parameters()).device)
+    image = scene.image.to(detector.device)
     with torch.no_grad():
         responses = detector(image)
     instances = find_instances(detector, responses, config.matching)

@@ -126,7 +126,7 @@ def measure(profile: str, detector: Detector, config: Config) -> tuple[Path, lis
     scenes = list(_scenes(config))
     update = update_rule(config.update, config.epsilon)
     for scene in tqdm(scenes, desc=EXPERIMENT, unit="image", disable=None):
-        image = scene.image.to(next(detector.parameters()).device)
+        image = scene.image.to(detector.device)
         clean = detector.detect(image, config.tau)[0]
         truth = scene.boxes if len(scene.boxes) or not config.images else clean.boxes
         before = found(truth, clean.boxes, config.iou)
@@ -177,7 +177,7 @@ def pictures(detector: Detector, scene: Scene, perturbations: Sequence[str], eps
         NoFaceFound: the detector finds no face on the image.
     """
     config = Config(epsilon=epsilon)
-    image = scene.image.to(next(detector.parameters()).device)
+    image = scene.image.to(detector.device)
     clean = detector.detect(image, config.tau)[0]
     scene = scene if len(scene.boxes) else Scene(scene.name, scene.image, clean.boxes.cpu())
     made = [_shown(scene, "", image, clean, config)]
