@@ -282,7 +282,7 @@ def _git(*arguments: str) -> str:
 
 
 def _device(detectors: Sequence[Described]) -> str:
-    devices = sorted({str(d.device) for d in detectors})
+    devices = sorted({str(next(d.parameters()).device) for d in detectors})
     return ", ".join(torch.cuda.get_device_name(d) if d.startswith("cuda") else d for d in devices)
 
 
