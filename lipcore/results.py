@@ -9,20 +9,21 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import jsonschema
-import pandas as pd
 import torch
 
 import lipcore
 from lipcore.errors import DataError
 from lipcore.paths import DATA, ROOT, replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _NUMBER = {"type": ["number", "null"]}
 
@@ -62,19 +63,21 @@ SCHEMA: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Described(Protocol):
-    """What results say of a detector."""
+@dataclass(frozen=True)
+class DetectorInfo:
+    """What results say of a detector; enough to compute a table from its records, without the detector.
+
+    Attributes:
+        name: as rows have it.
+        sha256: of the file its weights came from, or of the weights themselves.
+        options: its settings, as it prints them.
+        device: where it ran, ``"cpu"`` or the card's name.
+    """
 
     name: str
-    weights_sha256: str
-
-    def extra_repr(self) -> str:
-        """Its options."""
-        ...
-
-    def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """Its weights; the first one's device is where it ran."""
-        ...
+    sha256: str
+    options: str
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def write_results(
     rows: Sequence[Mapping[str, Any]],
     reported: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
-    detectors: Sequence[Described],
+    detectors: Sequence[DetectorInfo],
     dataset: Dataset,
     seed: int,
     seconds: float,
@@ -125,7 +128,7 @@ def write_results(
 
     Raises:
         DataError: there is no row, or the project's own result would lose some.
-        jsonschema.ValidationError: the result is not of the form of :data:`SCHEMA`.
+        ValueError: the result is not of the form of :data:`SCHEMA`.
     """
     if not rows:
         raise DataError(f"{experiment} has nothing measured with this configuration, so there is no table to write")
@@ -133,8 +136,8 @@ def write_results(
         "git_commit": git_commit(),
         "lipcore": lipcore.__version__,
         "torch": torch.__version__,
-        "device": _device(detectors),
-        "detectors": {d.name: {"weights_sha256": d.weights_sha256, "options": d.extra_repr()} for d in detectors},
+        "device": ", ".join(sorted({d.device for d in detectors})),
+        "detectors": {d.name: {"weights_sha256": d.sha256, "options": d.options} for d in detectors},
         "dataset": asdict(dataset),
         "seed": seed,
         "seconds": round(seconds, 1),
@@ -151,7 +154,7 @@ def write_results(
             "provenance": provenance,
         }
     )
-    jsonschema.validate(document, SCHEMA)
+    validated(document)
     if path.parent == ROOT / "results" / "full":
         _keep_what_is_there(path, document)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,12 +189,32 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     try:
         document: dict[str, Any] = json.loads(path.read_text())
-        jsonschema.validate(document, SCHEMA)
+        return validated(document)
     except FileNotFoundError:
         raise DataError(f"no results at {path}; `make book` makes those of the quick profile") from None
-    except (json.JSONDecodeError, jsonschema.ValidationError) as error:
+    except ValueError as error:
         raise DataError(f"{path} is not a results file: {error}") from error
+
+
+def validated(document: dict[str, Any]) -> dict[str, Any]:
+    """``document`` itself, if it is of the form of :data:`SCHEMA`.
+
+    Raises:
+        ValueError: it is not; the message says where.
+    """
+    import jsonschema  # whoever attacks a photograph validates nothing, and it takes a while to load
+
+    try:
+        jsonschema.validate(document, SCHEMA)
+    except jsonschema.ValidationError as error:
+        raise ValueError(str(error)) from error
     return document
+
+
+def detectors_of(document: Mapping[str, Any]) -> dict[str, DetectorInfo]:
+    """The detectors that a results file is about, by name."""
+    of = document["provenance"]
+    return {n: DetectorInfo(n, d["weights_sha256"], d["options"], of["device"]) for n, d in of["detectors"].items()}
 
 
 def results_path(experiment: str, profile: str) -> Path:
@@ -221,6 +244,8 @@ def stand_by(own: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
 
 def frame(document: Mapping[str, Any]) -> pd.DataFrame:
     """The rows of a result as a table."""
+    import pandas as pd
+
     return pd.DataFrame(document["rows"])
 
 
@@ -279,11 +304,6 @@ class Stopwatch:
 
 def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-
-def _device(detectors: Sequence[Described]) -> str:
-    devices = sorted({str(next(d.parameters()).device) for d in detectors})
-    return ", ".join(torch.cuda.get_device_name(d) if d.startswith("cuda") else d for d in devices)
 
 
 def _poster_files() -> list[Path]:

@@ -16,15 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 import torch
 import toys
+from studying import completed, tabled
 
 from lipcore import results
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.targets import Matching
+from lipcore.detectors import load_detector
 from lipcore.errors import DataError
 from lipcore.results import (
     Dataset,
@@ -41,8 +42,7 @@ from lipcore.results import (
 )
 from lipcore.studies.base.records import Records
 from lipcore.studies.interference import config as interference_config
-from lipcore.studies.interference import study as interference
-from lipcore.studies.interference import table as interference_table
+from lipcore.studies.interference.study import Interference
 
 ROW = {"detector": "toy", "metric": "asr", "value": 0.5, "ci_low": 0.1, "ci_high": 0.9, "n": 3}
 
@@ -50,7 +50,7 @@ ROW = {"detector": "toy", "metric": "asr", "value": 0.5, "ci_low": 0.1, "ci_high
 def write(path: Path, **changes: Any) -> Path:
     fields: dict[str, Any] = {
         "experiment": "example", "profile": "quick", "config": Matching(), "rows": [ROW], "reported": [],
-        "summary": {"asr": 50.0}, "detectors": [toys.Toy()], "dataset": Dataset("toys", "abc", 3, 9), "seed": 1,
+        "summary": {"asr": 50.0}, "detectors": [toys.Toy().info], "dataset": Dataset("toys", "abc", 3, 9), "seed": 1,
         "seconds": 12.34,
     }  # fmt: skip
     return write_results(path, **(fields | changes))
@@ -92,7 +92,7 @@ class TestFile:
     def test_is_refused_where_malformed(self, tmp_path: Path, changes: dict[str, Any]) -> None:
         path = write(tmp_path / "example.json")
         before = path.read_bytes()
-        with pytest.raises(jsonschema.ValidationError):
+        with pytest.raises(ValueError, match="Failed validating"):
             write(path, **changes)
         assert path.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["example.json"]
@@ -239,7 +239,7 @@ class TestPlain:
 
     def test_digest_of_the_default_study_is_what_full_runs_recorded(self) -> None:
         """Records are found again by it: a change of a field or a default throws every recorded run away."""
-        pnet = interference.load_detector("pnet")
+        pnet = load_detector("pnet").info
         assert interference_config.full("centerface").fingerprint(pnet) == "aedcdacf2160"
 
 
@@ -432,8 +432,9 @@ sys.path.insert(0, sys.argv[2])
 import torch
 torch.set_num_threads(1)
 from test_results import TINY
-from lipcore.studies.interference.study import run
-run(TINY, Path(sys.argv[1]))
+from lipcore.studies.interference.study import Interference
+from studying import completed
+completed(Interference(), TINY, Path(sys.argv[1]))
 """
 
 
@@ -462,23 +463,21 @@ class TestKilledForReal:
         assert 7 <= done.count(b"\n") < UNITS, "killed on the way"
         killed.write_bytes(done + b'{"config": "half a li')  # as a kill in the middle of a write leaves it
 
-        resumed = interference.run(TINY, killed)
-        straight = interference.run(TINY, whole)
+        resumed = completed(Interference(), TINY, killed)
+        straight = completed(Interference(), TINY, whole)
         assert killed.read_bytes().startswith(done)
         assert len(resumed) == len(straight) == UNITS == killed.read_bytes().count(b"\n")
         assert without_seconds(list(resumed)) == without_seconds(list(straight))
 
         tables = [
-            read_results(
-                interference_table.summarise(TINY, Records(path, interference_config.KEY), "test", path.with_suffix(""))
-            )
+            read_results(tabled(Interference(), TINY, Records(path, Interference.key), path.with_suffix("")))
             for path in (killed, whole)
         ]
         assert without_seconds(tables[0]["rows"]) == without_seconds(tables[1]["rows"])
         assert {**tables[0]["summary"], "minutes": 0} == {**tables[1]["summary"], "minutes": 0}
 
         before = killed.read_bytes()
-        interference.run(TINY, killed)
+        completed(Interference(), TINY, killed)
         assert killed.read_bytes() == before, "a finished run does nothing"
 
 

@@ -7,11 +7,15 @@ import typer
 from lipcore.cli.data import data
 from lipcore.cli.evaluate import score
 from lipcore.cli.photos import attack, detect
+from lipcore.cli.studies import run, studies, table
 from lipcore.cli.train import train
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command()(detect)
 app.command()(attack)
+app.command()(run)
+app.command()(table)
+app.command()(studies)
 app.add_typer(data, name="data")
 app.add_typer(score, name="evaluate")
 app.add_typer(train, name="train")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lipcore.boxes import nms
 from lipcore.errors import DetectorError, ImageError, LipcoreWarning
+from lipcore.results import DetectorInfo
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,12 @@ class Detector(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the detector is, and its images are to be."""
         return next(itertools.chain(self.parameters(), self.buffers())).device
+
+    @property
+    def info(self) -> DetectorInfo:
+        """What results say of it."""
+        place = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        return DetectorInfo(self.name, self.weights_sha256, self.extra_repr(), place)
 
     @abstractmethod
     def respond(self, images: Tensor) -> Responses:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import toys
 from PIL import Image
+from studying import completed, tabled
 
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.presets import PRESETS
@@ -23,13 +24,14 @@ from lipcore.receptive_field import theoretical_sides
 from lipcore.results import frame, read_results
 from lipcore.studies.assumptions import study as assumptions
 from lipcore.studies.base.records import Records
+from lipcore.studies.base.study import Run
 from lipcore.studies.interference import config as interference_config
-from lipcore.studies.interference import study as interference
-from lipcore.studies.interference import table as interference_table
+from lipcore.studies.interference.study import Interference
 from lipcore.studies.noise import study as noise
 from lipcore.studies.receptive_fields import study as receptive_fields
 from lipcore.studies.receptive_fields.figures import fields_figure
 
+INTERFERENCE = Interference()
 FIXED = Extent(rule="fixed", value=43)
 CELLS = ((1, 40), (4, 16))
 TINY = interference_config.Config(
@@ -52,8 +54,8 @@ class TestSynthetic:
     def measured(cls, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """The records and the results file of the tiny configuration."""
         folder = tmp_path_factory.mktemp("ipi")
-        records = interference.run(TINY, folder / "tiny.records.jsonl")
-        return list(records), read_results(interference_table.summarise(TINY, records, "tiny", folder / "tiny.json"))
+        records = completed(INTERFERENCE, TINY, folder / "tiny.records.jsonl")
+        return list(records), read_results(tabled(INTERFERENCE, TINY, records, folder / "tiny.json"))
 
     def row(self, document: dict[str, Any], metric: str, perturbation: str, faces: int) -> dict[str, Any]:
         (found,) = (
@@ -138,10 +140,10 @@ class TestSynthetic:
 
         one, two = config(96, 3), config(128, 1)
         path = tmp_path / "both.records.jsonl"
-        interference.run(one, path)
-        records = interference.run(two, path)
+        completed(INTERFERENCE, one, path)
+        records = completed(INTERFERENCE, two, path)
         assert len(records) == 4
-        document = read_results(interference_table.summarise(two, records, "tiny", tmp_path / "two.json"))
+        document = read_results(tabled(INTERFERENCE, two, records, tmp_path / "two.json"))
         assert {r["n"] for r in document["rows"]} == {1}
 
     def test_a_grid_that_does_not_fit_stops_before_anything_runs(self, tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ class TestSynthetic:
             interference_config.Part("pnet", ((64, 40),), ("random",), images=1),
         )
         with pytest.raises(ValueError, match="more than the canvas of 96 px"):
-            interference.run(interference_config.Config(parts=parts, canvas=96), tmp_path / "none.records.jsonl")
+            completed(INTERFERENCE, interference_config.Config(parts=parts, canvas=96), tmp_path / "none.records.jsonl")
         assert not (tmp_path / "none.records.jsonl").exists()
 
     def test_an_image_on_which_nothing_is_found(self, tmp_path: Path) -> None:
@@ -161,9 +163,9 @@ class TestSynthetic:
             face_side=8,
             extent=FIXED,
         )
-        records = interference.run(config, tmp_path / "toy.records.jsonl")
+        records = completed(INTERFERENCE, config, tmp_path / "toy.records.jsonl")
         assert {r.get("before", "0") for r in records} == {"0"}
-        document = read_results(interference_table.summarise(config, records, "tiny", tmp_path / "toy.json"))
+        document = read_results(tabled(INTERFERENCE, config, records, tmp_path / "toy.json"))
         rows = [r for r in document["rows"] if r["metric"] == "asr"]
         assert [r["value"] for r in rows] == [None, None]
         assert {r["clean_rate"] for r in rows} == {0.0}
@@ -176,7 +178,7 @@ class TestSynthetic:
                 parts=(interference_config.Part(detector, ((1, 40),), ("random",), images=1),), canvas=96
             ),
         )
-        path = interference.measure("quick", "pnet")
+        path = INTERFERENCE.run(Run(detector="pnet"))
         assert path == elsewhere / "interference.json"
         assert read_results(path)["profile"] == "quick"
         assert (elsewhere / "interference.records.jsonl").read_text().count("\n") == 1
@@ -216,7 +218,7 @@ class TestSynthetic:
     def test_two_processes_find_what_one_does(self, tmp_path: Path) -> None:
         part = interference_config.Part("pnet", ((1, 40), (4, 40)), ("random", "imp"), images=2)
         config = interference_config.Config(parts=(part,), canvas=160, extent=FIXED)
-        one, two = (interference.run(config, tmp_path / f"{jobs}.records.jsonl", jobs=jobs) for jobs in (1, 2))
+        one, two = (completed(INTERFERENCE, config, tmp_path / f"{jobs}.records.jsonl", jobs=jobs) for jobs in (1, 2))
 
         def facts(records: Records) -> list[tuple[object, ...]]:
             return sorted((*two.unit(r), r["before"], r["after"]) for r in records)
@@ -224,14 +226,16 @@ class TestSynthetic:
         assert facts(one) == facts(two)
         assert len(two) == 8
 
-    def test_estimate_names_what_is_left(self, tmp_path: Path) -> None:
+    def test_estimate_names_what_is_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         parts = tuple(interference_config.Part("pnet", ((1, 40),), (p,), images=2) for p in ("random", "imp"))
         config = interference_config.Config(parts=parts, canvas=96, extent=FIXED)
         path = tmp_path / "some.records.jsonl"
-        interference.run(interference_config.Config(parts=parts[:1], canvas=96, extent=FIXED), path)
+        completed(INTERFERENCE, interference_config.Config(parts=parts[:1], canvas=96, extent=FIXED), path)
         before = path.read_text()
-        ((part, images, needed),) = interference.minutes(config, path)
-        assert (part, images) == (parts[1], 2)
+        monkeypatch.setattr(Interference, "config", lambda *_: config)
+        monkeypatch.setattr(Interference, "path", lambda *_: tmp_path / "some.json")
+        ((part, images, needed),) = INTERFERENCE.estimate(Run(detector="pnet"))
+        assert (part, images) == ("pnet, epsilon 4, imp; 1 at 40", 2)
         assert 0 < needed < 1
         assert path.read_text() == before
 

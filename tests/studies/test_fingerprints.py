@@ -19,7 +19,7 @@ from lipcore.studies.benchmarks import attack_runs, coco_attack, transfer
 from lipcore.studies.cost import lip_cost, lip_peers, lip_speedups, lip_tolerance
 from lipcore.studies.detectors import hr_mini_eval
 from lipcore.studies.interference import config as interference_config
-from lipcore.studies.mechanism import study as mechanism
+from lipcore.studies.mechanism import split
 
 FULL = Path(__file__).resolve().parents[2] / "results" / "full"
 
@@ -61,8 +61,8 @@ def computed(study: str, names: str) -> str:
     one, _, other = names.partition(" ")
     settings = attack_runs.Settings()
     made = {
-        "interference": lambda: interference_config.full("centerface").fingerprint(detector(one)),
-        "mechanism": lambda: mechanism.config_for("full").fingerprint(detector(one)),
+        "interference": lambda: interference_config.full("centerface").fingerprint(detector(one).info),
+        "mechanism": lambda: split.PROFILES["full"].fingerprint(detector(one).info),
         "wider_attack": lambda: settings.fingerprint(detector(one)),
         "fddb_attack": lambda: settings.fingerprint(detector(one)),
         "transfer": lambda: transfer.fingerprint(settings, detector(one), detector(other)),

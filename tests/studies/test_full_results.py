@@ -5,57 +5,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from studying import again
 
 from lipcore import results
-from lipcore.attacks.crop import Extent
-from lipcore.attacks.targets import Matching
 from lipcore.detectors import load_detector
 from lipcore.results import plain, read_results
 from lipcore.studies.assumptions import study as assumptions
 from lipcore.studies.base.records import Records
 from lipcore.studies.cost import lip_bench, lip_cost, lip_peers, lip_speedups, lip_tolerance
-from lipcore.studies.interference import config as interference_config
-from lipcore.studies.interference import table as interference_table
-from lipcore.studies.mechanism import study as mechanism
-from lipcore.studies.mechanism import table as mechanism_table
+from lipcore.studies.interference.study import Interference
+from lipcore.studies.mechanism.study import Mechanism
 from lipcore.studies.receptive_fields import study as receptive_fields
-
-
-def config_from(document: dict[str, Any]) -> interference_config.Config:
-    """The frozen configuration that a results file holds as JSON."""
-    fields = dict(document["config"])
-    fields["parts"] = tuple(
-        interference_config.Part(
-            part["detector"],
-            tuple(tuple(cell) for cell in part["cells"]),
-            tuple(part["perturbations"]),
-            tuple(part["epsilons"]),
-            part["images"],
-        )
-        for part in fields["parts"]
-    )
-    fields["matching"] = Matching(**fields["matching"])
-    fields["extent"] = Extent(**fields["extent"])
-    return interference_config.Config(**fields)
-
-
-def test_a_configuration_comes_back_from_its_results_file() -> None:
-    config = interference_config.full("centerface")
-    assert config_from({"config": json.loads(json.dumps(plain(config)))}) == config
-
-
-def ipi_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    return interference_table.summarise(config_from(document), Records(records, interference_config.KEY), "full", path)
-
-
-def mechanism_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    config, detector = mechanism.config_for("full"), load_detector(document["config"]["detector"])
-    used = mechanism.current(config, detector, Records(records, mechanism.KEY))
-    return mechanism_table.summarise(config, detector, used, "full", path)
 
 
 def assumptions_again(document: dict[str, Any], records: Path, path: Path) -> Path:
@@ -93,8 +58,8 @@ def lip_bench_again(document: dict[str, Any], records: Path, path: Path) -> Path
 
 
 AGAIN = {
-    "interference": ipi_again,
-    "mechanism": mechanism_again,
+    "interference": partial(again, Interference()),
+    "mechanism": partial(again, Mechanism()),
     "assumptions": assumptions_again,
     "lip_cost": lip_cost_again,
     "lip_tolerance": lip_tolerance_again,

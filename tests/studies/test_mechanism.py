@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import toys
+from studying import completed
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.crop import Extent, Support
@@ -17,7 +18,8 @@ from lipcore.attacks.updates import i_fgsm
 from lipcore.detectors import load_detector
 from lipcore.errors import UnknownName
 from lipcore.results import frame, read_results
-from lipcore.studies.mechanism import study as mechanism
+from lipcore.studies.base.study import Run
+from lipcore.studies.mechanism import split, study
 from lipcore.studies.mechanism.figures import (
     efficiency_figure,
     flip_figure,
@@ -27,7 +29,8 @@ from lipcore.studies.mechanism.figures import (
     sign_figure,
     tau_table,
 )
-from lipcore.studies.mechanism.study import DECIDED, Config, Subject, decided, efficiency, first_order, follow, shares
+from lipcore.studies.mechanism.split import DECIDED, Config, Subject, decided, efficiency, first_order, follow, shares
+from lipcore.studies.mechanism.study import Mechanism
 from lipcore.studies.mechanism.table import rows, summary
 
 CONFIG = Config(extent=Extent(rule="fixed", value=17), epsilon=4.0)
@@ -81,7 +84,7 @@ def toy() -> toys.Toy:
 
 def test_the_parts_add_up(toy: toys.Toy) -> None:
     on = subject(toy, toys.NEAR)
-    now = mechanism.split(toy, on.image, on.targets, on.chosen)
+    now = split.split(toy, on.image, on.targets, on.chosen)
     every = torch.cat(on.targets)
     for path, whole in (("imp", joint_gradient(toy, on.image)), ("imp-i", joint_gradient(toy, on.image, every))):
         for k in range(2):
@@ -104,10 +107,10 @@ def test_far_faces_have_no_neighbours(toy: toys.Toy) -> None:
         assert sum(parts) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("path", mechanism.PATHS)
+@pytest.mark.parametrize("path", split.PATHS)
 def test_the_path_is_the_attack(toy: toys.Toy, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[torch.Tensor] = []
-    monkeypatch.setattr(mechanism, "_by_tau", lambda *given: ended.append(given[-1]) or {})
+    monkeypatch.setattr(split, "_by_tau", lambda *given: ended.append(given[-1]) or {})
     on = subject(toy, toys.NEAR)
     found = follow(CONFIG, toy, on, path)
     assert torch.equal(ended[0], Attack(path, i_fgsm(4.0))(toy, on.image).image)
@@ -178,8 +181,8 @@ class TestRun:
         monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
 
     def test_measures_resumes_and_draws(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pnet = load_detector("pnet")
-        path = mechanism.measure("quick", pnet, self.config)
+        monkeypatch.setattr(Mechanism, "config", lambda *_: self.config)
+        path = Mechanism().run(Run(detector="pnet"))
         document = read_results(path)
         table = frame(document)
         asr = table[(table["metric"] == "asr") & (table["tau"] == 0.5) & (table["path"] == "imp-i")]
@@ -193,8 +196,8 @@ class TestRun:
         assert list(tau_table(table).columns)[3:] == [f"tau {tau:g}" for tau in self.config.taus]
         assert len(tau_table(table)) == 2 * 2
         assert list(order_table(table)["imp-i at least lp"]) == ["2 of 2 images"] * 2
-        monkeypatch.setattr(mechanism, "prepare", lambda *_: pytest.fail("measured again"))
-        assert read_results(mechanism.measure("quick", pnet, self.config))["rows"] == document["rows"]
+        monkeypatch.setattr(study, "prepare", lambda *_: pytest.fail("measured again"))
+        assert read_results(Mechanism().run(Run(detector="pnet")))["rows"] == document["rows"]
 
     def test_a_face_whose_pixels_are_coloured(self) -> None:
         figure = sign_figure(load_detector("pnet"), self.config, (4, 16), seed=0)
@@ -202,7 +205,7 @@ class TestRun:
 
     def test_an_image_without_a_face_is_recorded_as_such(self, tmp_path: Path) -> None:
         config = Config(cells=((4, 16),), images=1, canvas=128, matching=Matching(tau_attack=1.0))
-        records = mechanism.run(config, load_detector("pnet"), tmp_path / "x.records.jsonl")
+        records = completed(Mechanism(), config, tmp_path / "x.records.jsonl")
         assert [r["chosen"] for r in records] == [[], [], []]
         assert list(rows(list(records))) == []
         scalars = summary([], "pnet", [(4, 16)], (0.03, 0.5))
@@ -211,4 +214,4 @@ class TestRun:
 
     def test_unknown_profile(self) -> None:
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            mechanism.config_for("fast")
+            Mechanism().run(Run(profile="fast"))

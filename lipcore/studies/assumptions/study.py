@@ -182,7 +182,7 @@ def summarise(
         rows=list(_rows([(variant, done[unit]) for variant, unit in measured], seed)),
         reported=[],
         summary={"variants": len(ledger())},
-        detectors=list(detectors.values()),
+        detectors=[d.info for d in detectors.values()],
         dataset=Dataset("LFW faces on grids", digest("9 faces at 40 px"), most, 9 * most),
         seed=seed,
         seconds=sum(done[unit]["seconds"] for unit in {unit for _, unit in measured}),

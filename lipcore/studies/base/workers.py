@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
@@ -87,3 +89,41 @@ def _one_thread() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who does the work: this process, several here, or those of a dask cluster.
+
+    Attributes:
+        jobs: processes here; 1 does everything in this one.
+        threads: of torch, in each process; 0 leaves torch's own choice, of several processes one each.
+        scheduler: address of a dask scheduler, whose workers are used instead; "" for none.
+    """
+
+    jobs: int = 1
+    threads: int = 0
+    scheduler: str = ""
+
+    def each(
+        self, work: Callable[[Task], Iterable[Result]], tasks: Sequence[Task]
+    ) -> Iterator[tuple[Task, Iterable[Result]]]:
+        """Each task with what ``work`` made of it: in this process as it is made, elsewhere as whole tasks end."""
+        if not tasks:
+            return
+        if self.scheduler:
+            from lipcore.studies.base.cluster import in_cluster
+
+            yield from in_cluster(self.scheduler, work, tasks)
+        elif self.jobs == 1:
+            for task in tasks:
+                yield task, work(task)
+        else:
+            listed = partial(_listed, work)
+            for place, made in in_processes(listed, list(enumerate(tasks)), self.jobs, threads=self.threads or 1):
+                yield tasks[place], made
+
+
+def _listed(work: Callable[[Task], Iterable[Result]], task: tuple[int, Task]) -> tuple[int, list[Result]]:
+    place, what = task
+    return place, list(work(what))

@@ -249,7 +249,7 @@ def summarise(profile: str, detectors: Sequence[Detector], records: Records, pat
         rows=table,
         reported=poster("coco"),
         summary=summary(table, detectors[0].name),
-        detectors=detectors,
+        detectors=[d.info for d in detectors],
         dataset=Dataset(
             "generated scenes" if profile == "quick" else "COCO val2017",
             digest(sorted(clean.items())),

@@ -257,7 +257,7 @@ def summarise(profile: str, detectors: Sequence[Detector], records: Records, pat
         rows=made,
         reported=[],
         summary=scalars,
-        detectors=detectors,
+        detectors=[d.info for d in detectors],
         dataset=Dataset(
             "WIDER FACE val" if profile == "full" else "generated crowds",
             digest(sorted(clean.items())),

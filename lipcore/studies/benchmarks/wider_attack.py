@@ -110,7 +110,7 @@ def summarise(
         rows=rows,
         reported=poster("wider") if dataset == "wider" else [],
         summary=scalars,
-        detectors=detectors,
+        detectors=[d.info for d in detectors],
         dataset=Dataset(TITLES[dataset], digest(sorted(clean.items())), len(clean), _faces(clean.values())),
         seed=seed,
         seconds=sum(r["seconds"] for r in used),

@@ -319,7 +319,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         rows=rows,
         reported=[],
         summary=summary_of(rows, mine, names),
-        detectors=[model for _, model in models],
+        detectors=[model.info for _, model in models],
         dataset=Dataset(
             "LFW faces on grids",
             digest([config.face_side, [part.cells for part in config.parts]]),

@@ -96,7 +96,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         rows=rows,
         reported=[],
         summary=summary | {"images": len(images), "faces": sum(images.values())},
-        detectors=[detector],
+        detectors=[detector.info],
         dataset=Dataset("generated crowds", digest([config.crowd, config.images]), len(images), sum(images.values())),
         seed=0,
         seconds=sum(r["seconds"] for r in mine),

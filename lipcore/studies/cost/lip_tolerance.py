@@ -181,7 +181,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         rows=rows,
         reported=[],
         summary={"images": config.images, "faces": config.grid.faces, **summary},
-        detectors=detectors,
+        detectors=[d.info for d in detectors],
         dataset=Dataset("LFW faces on grids", digest([config.grid, config.images]), config.images, faces),
         seed=0,
         seconds=sum(r["seconds"] for r in records),

@@ -314,7 +314,7 @@ def summarise(config: Config, detector: HRMini, records: Records, profile: str, 
         rows=table,
         reported=[],
         summary=summary(table, detector) | {"images": len(images), "drawn": sum(r["faces"] for r in drawn)},
-        detectors=[detector],
+        detectors=[detector.info],
         dataset=Dataset(
             TITLES[config.dataset],
             digest(sorted(images.items())),

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.targets import Matching
 from lipcore.datasets.synthetic import Grid
-from lipcore.detectors import Detector
 from lipcore.errors import UnknownName
-from lipcore.results import digest
+from lipcore.results import DetectorInfo, digest
 
 EXPERIMENT = "interference"
 #: The poster's five cells, (faces, distance).
@@ -86,9 +85,9 @@ class Config:
             identical=self.identical,
         )
 
-    def fingerprint(self, detector: Detector) -> str:
-        """Changes with all that a record depends on besides its own unit."""
-        return digest([replace(self, parts=()), detector.weights_sha256, detector.extra_repr()])
+    def fingerprint(self, info: DetectorInfo) -> str:
+        """Changes with all that a record of a detector depends on besides its own unit."""
+        return digest([replace(self, parts=()), info.sha256, info.options])
 
 
 def quick(detector: str) -> Config:

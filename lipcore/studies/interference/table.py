@@ -17,20 +17,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lipcore.attacks.presets import PRESETS
-from lipcore.datasets.synthetic import EVALUATION_FACES, INSET, resized_face
-from lipcore.detectors import load_detector
 from lipcore.metrics.intervals import Estimate, difference, ratio_of_means, share
 from lipcore.metrics.success import attack_success, interference
-from lipcore.results import Dataset, digest, poster, results_path, write_results
-from lipcore.studies.base.records import Records
+from lipcore.studies.base.study import Record
 from lipcore.studies.base.verdicts import MOST_ASR, Comparison, judge
-from lipcore.studies.interference.config import EXPERIMENT, POSTER_CELLS, Config
+from lipcore.studies.interference.config import POSTER_CELLS, Config
 
 #: What verdicts rest on: the epsilon of the rule as first written, then those added later.
 EPSILONS = (4.0, 2.0, 1.0)
@@ -45,33 +41,21 @@ Groups = dict[tuple[Any, ...], Images]
 Judged = dict[tuple[str, str, float], list[Comparison]]
 
 
-def summarise(config: Config, records: Records, profile: str, path: Path | None = None, seed: int = 0) -> Path:
-    """Computes the table, its verdicts and the scalars for prose from the records, and writes the results file.
+def table_of(
+    config: Config, records: Sequence[Record], order: Sequence[str], seed: int = 0
+) -> tuple[list[Record], dict[str, Any]]:
+    """The rows of the table, with the comparisons behind its verdicts, and the scalars for prose.
 
     Args:
         config: what was measured.
-        records: one for each image and perturbation.
-        profile: as the file names it.
-        path: of the results file; ``results/<profile>/interference.json`` by default.
+        records: of it, one for each image and perturbation.
+        order: the detectors' names, the one under study first and the control last.
         seed: of the bootstrap.
     """
-    loaded = {name: load_detector(name) for name in dict.fromkeys(part.detector for part in config.parts)}
-    detectors = list(loaded.values())
-    current = {config.fingerprint(d) for d in detectors}
-    wanted = {
-        (loaded[part.detector].name, perturbation, epsilon, *cell, image)
-        for part in config.parts
-        for perturbation in part.perturbations
-        for epsilon in part.epsilons
-        for cell in part.cells
-        for image in range(part.images)
-    }
     groups: Groups = defaultdict(dict)
     for record in records:
         unit = tuple(record[k] for k in ("detector", "perturbation", "epsilon", "faces", "distance", "image"))
-        if record["config"] in current and unit in wanted:
-            groups[unit[:-1]][unit[-1]] = record
-    order = [d.name for d in detectors]
+        groups[unit[:-1]][unit[-1]] = record
     groups = dict(sorted(groups.items(), key=lambda item: order.index(item[0][0])))
     rows = []
     for (detector, perturbation, epsilon, faces, distance), images in groups.items():
@@ -99,22 +83,8 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
     judged = comparisons(groups, seed)
     first = comparisons(groups, seed, epsilons=EPSILONS[:1], most=1.0)
     rows += [_difference_row(key, comparison) for key, found in judged.items() for comparison in found]
-    seconds = sum(r["seconds"] for images in groups.values() for r in images.values())
-    used = {(r["faces"], r["distance"], r["image"]) for images in groups.values() for r in images.values()}
-    faces_seed = [resized_face(i, config.face_side).tolist() for i in range(EVALUATION_FACES)]
-    return write_results(
-        path or results_path(EXPERIMENT, profile),
-        experiment=EXPERIMENT,
-        profile=profile,
-        config=config,
-        rows=rows,
-        reported=poster("ipi"),
-        summary=_summary(rows, judged, first, order, seconds),
-        detectors=detectors,
-        dataset=Dataset("LFW faces on grids", digest([faces_seed, INSET]), len(used), sum(f for f, _, _ in used)),
-        seed=seed,
-        seconds=seconds,
-    )
+    seconds = sum(r["seconds"] for r in records)
+    return rows, _summary(rows, judged, first, order, seconds)
 
 
 def _counts(record: dict[str, Any]) -> tuple[int, int]:

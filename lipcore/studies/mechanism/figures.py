@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector
 from lipcore.report.plotting import COLOURS, TRUE, draw_boxes, percent, show
-from lipcore.studies.mechanism.study import DECIDED, PATHS, Config, decided, prepare, split
+from lipcore.studies.mechanism.split import DECIDED, PATHS, Config, decided, prepare, split
 from lipcore.studies.mechanism.table import DIRECTIONS, INEQUALITIES
 
 #: Of the parts, in every figure of this page.

@@ -1,388 +1,77 @@
-"""Why IMP is weak on many faces: which responses make its direction at a face, and what its sign does to that face.
-
-R is a sum of gradients. Inside a face's e_i it is split into three parts: the gradient of the loss of the face's own
-targets, that of its neighbours' targets, and that of all other responses, the background. IMP follows the sign of all
-three, IMP-I of the first two; where the others outvote the own part, a step moves that value against the face's
-interest.
-
-::
-
-    python -m lipcore.studies.mechanism.study --detector hr-mini --estimate
-    python -m lipcore.studies.mechanism.study --detector hr-mini
-"""
+"""The study of IMP's direction: see :mod:`lipcore.studies.mechanism.split`."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
-import torch
-import typer
-from torch import Tensor
-from tqdm import tqdm
-
-from lipcore.attacks.crop import Extent, Support, union
-from lipcore.attacks.gradients import cropped_sum, loss
-from lipcore.attacks.targets import Instance, Matching, find_instances
-from lipcore.attacks.updates import update_rule
 from lipcore.datasets.synthetic import Grid
-from lipcore.detectors import Detector, load_detector
-from lipcore.errors import UnknownName
-from lipcore.images import quantise
-from lipcore.metrics.success import found
-from lipcore.results import Stopwatch, digest, results_path
+from lipcore.results import Dataset, Stopwatch, digest
 from lipcore.studies.base.records import Records
-from lipcore.studies.mechanism.table import EXPERIMENT, summarise
-
-KEY = ("config", "detector", "faces", "distance", "image", "path")
-#: The attacks that are followed step by step.
-PATHS = ("imp", "imp-i")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """What is measured.
-
-    Attributes:
-        cells: (faces, distance) of the grids.
-        images: how many in each cell; seeds 0, 1, ...
-        chosen: faces of an image that are looked at, at most.
-        epsilon, update: of the attacks.
-        taus: probabilities from which a face counts as found on the final image (A6).
-        tiny: length in grey levels of the step at which the first-order inequalities are tested.
-        iou, face_side, canvas, matching, extent: as in the synthetic study.
-    """
-
-    cells: tuple[tuple[int, int], ...] = ((9, 40), (9, 160), (9, 240), (64, 40))
-    images: int = 6
-    chosen: int = 3
-    epsilon: float = 4.0
-    update: str = "i-fgsm"
-    taus: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 0.7)
-    tiny: float = 0.01
-    iou: float = 0.5
-    face_side: int = 40
-    canvas: int = 704
-    matching: Matching = field(default_factory=Matching)
-    extent: Extent = field(default_factory=Extent)
-
-    def fingerprint(self, detector: Detector) -> str:
-        """Changes with all that a record depends on besides its own unit."""
-        return digest([replace(self, cells=(), images=0), detector.weights_sha256, detector.extra_repr()])
-
-
-#: An image takes some ten passes for each of five steps and two attacks: a minute on one core with CenterFace.
-PROFILES = {"quick": Config(cells=((9, 40), (64, 40)), images=1, chosen=2), "full": Config()}
-
-
-def config_for(profile: str) -> Config:
-    """The configuration of a profile.
-
-    Raises:
-        UnknownName: no such profile; the message lists those there are.
-    """
-    if profile not in PROFILES:
-        raise UnknownName("profile", profile, PROFILES)
-    return PROFILES[profile]
-
-
-@dataclass(frozen=True)
-class Split:
-    """The gradients of one image's losses, each (1, 3, H, W).
-
-    Attributes:
-        own: of each chosen instance's targets.
-        faces: of the targets of all instances together.
-        whole: of every response of the image.
-        logits: (A,), no gradient.
-    """
-
-    own: list[Tensor]
-    faces: Tensor
-    whole: Tensor
-    logits: Tensor
-
-    def parts(self, k: int, path: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Own, neighbours' and background's part for chosen instance ``k``; IMP-I has no background."""
-        rest = self.whole - self.faces if path == "imp" else torch.zeros_like(self.whole)
-        return self.own[k], self.faces - self.own[k], rest
-
-    def direction(self, path: str) -> Tensor:
-        """R of IMP or of IMP-I."""
-        return self.whole if path == "imp" else self.faces
-
-
-@torch.enable_grad()
-def split(detector: Detector, image: Tensor, targets: Sequence[Tensor], chosen: Sequence[int]) -> Split:
-    """The parts of R on ``image`` (1, 3, H, W): one forward pass, and a backward pass for each of them.
-
-    Args:
-        detector: under attack.
-        image: as it is at this step.
-        targets: for each instance its response indices (T_i,).
-        chosen: which instances' own gradients are wanted.
-    """
-    image = image.detach().requires_grad_()
-    logits = detector(image).logits[0]
-    every = torch.arange(len(logits), device=logits.device)
-    wanted = [*(targets[i] for i in chosen), torch.cat(list(targets)), every]
-    *own, faces, whole = (torch.autograd.grad(loss(logits[w]), image, retain_graph=True)[0] for w in wanted)
-    return Split(own, faces, whole, logits.detach())
-
-
-def inside(gradient: Tensor, support: Support) -> Tensor:
-    """The values (3, P) of ``gradient`` (1, 3, H, W) at the P pixels of an e_i."""
-    return gradient[0, :, support.rows, support.cols][:, support.mask]
-
-
-def shares(own: Tensor, neighbours: Tensor, background: Tensor) -> dict[str, float]:
-    """What the three parts do at the values of one e_i.
-
-    Returns:
-        ``own``, ``neighbours``, ``background``: their shares of the summed absolute values. ``flipped``: share of the
-        values at which the sum's sign is not that of the own part; ``by_neighbours``, ``by_background``: the same for
-        the sum of the own part and that one alone.
-    """
-    mass = torch.stack([p.abs().sum() for p in (own, neighbours, background)]).double()
-    parts = (mass / mass.sum().clamp_min(1e-30)).tolist()
-    sign = own.sign()
-
-    def flips(other: Tensor) -> float:
-        return float(((own + other).sign() != sign).double().mean())
-
-    return dict(zip(("own", "neighbours", "background"), parts, strict=True)) | {
-        "flipped": flips(neighbours + background),
-        "by_neighbours": flips(neighbours),
-        "by_background": flips(background),
-    }
-
-
-def efficiency(own: Tensor, direction: Tensor) -> float:
-    """<g_own, sign(R)> / |g_own|_1: what a small step along R does for a face, over what a step of its own would do."""
-    return float((own * direction.sign()).double().sum() / own.abs().double().sum().clamp_min(1e-30))
-
-
-#: Which part decides the sign of R at a pixel, as :func:`decided` numbers them.
-DECIDED = ("own", "neighbours", "background", "both", "outside")
-
-
-def decided(own: Tensor, neighbours: Tensor, background: Tensor, support: Support) -> Tensor:
-    """Which part decides the sign of R, at each pixel in the channel where R is largest.
-
-    Args:
-        own, neighbours, background: the parts, (1, 3, H, W).
-        support: e_i.
-
-    Returns:
-        (H, W) long, indices into :data:`DECIDED`: the own sign stands; one of the others alone turns it; it takes both,
-        or each would; the pixel is not in e_i.
-    """
-    whole = own + neighbours + background
-    channel = whole.abs().argmax(dim=1, keepdim=True)
-    at = [p.gather(1, channel)[0, 0] for p in (own, neighbours, background)]
-    sign = at[0].sign()
-    turned = (at[0] + at[1] + at[2]).sign() != sign
-    one, other = (at[0] + at[1]).sign() != sign, (at[0] + at[2]).sign() != sign
-    which = torch.where(turned, torch.where(one == other, 3, torch.where(one, 1, 2)), 0)
-    result = torch.full_like(which, DECIDED.index("outside"))
-    result[support.rows, support.cols] = torch.where(
-        support.mask, which[support.rows, support.cols], result[support.rows, support.cols]
-    )
-    return result
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One image, what is found on it, and which faces are looked at.
-
-    Attributes:
-        image: (1, 3, H, W), clean.
-        truth: (N, 4) boxes of the faces drawn.
-        instances: found on the clean image.
-        targets: theirs.
-        chosen: indices of the instances that are looked at.
-        supports: e_i of every instance.
-    """
-
-    image: Tensor
-    truth: Tensor
-    instances: list[Instance]
-    targets: list[Tensor]
-    chosen: list[int]
-    supports: list[Support]
-
-
-def prepare(config: Config, detector: Detector, grid: Grid, seed: int) -> Subject:
-    """Image number ``seed`` of a cell; ``chosen`` is empty where nothing is found."""
-    scene = grid.draw(seed)
-    image = scene.image.to(detector.device)
-    with torch.no_grad():
-        responses = detector(image)
-    instances = find_instances(detector, responses, config.matching)
-    targets = [i.targets for i in instances]
-    step = max(1, len(instances) // config.chosen)
-    chosen = list(range(0, len(instances), step))[: config.chosen]
-    supports = config.extent.supports(detector, image, responses, instances, targets) if instances else []
-    return Subject(image, scene.boxes, instances, targets, chosen, supports)
-
-
-def follow(config: Config, detector: Detector, subject: Subject, path: str) -> dict[str, Any]:
-    """One attack step by step: the record of an image and a path.
-
-    Returns:
-        For each step a list over the chosen faces: :func:`shares`, ``efficiency`` of the path's own direction, and
-        ``saturation``, the mean probability of the face's targets, one entry more. ``tau``: tau -> [lost, found].
-    """
-    update = update_rule(config.update, config.epsilon)
-    low, high = (subject.image - config.epsilon).clamp_min(0), (subject.image + config.epsilon).clamp_max(255)
-    x = subject.image
-    made: dict[str, list[list[float]]] = defaultdict(list)
-    for _ in range(update.steps):
-        now = split(detector, x, subject.targets, subject.chosen)
-        row: dict[str, list[float]] = defaultdict(list)
-        for k, i in enumerate(subject.chosen):
-            for name, value in shares(*(inside(p, subject.supports[i]) for p in now.parts(k, path))).items():
-                row[name].append(round(value, 5))
-            row["efficiency"].append(round(efficiency(now.own[k], now.direction(path)), 5))
-        row["saturation"] = _saturation(now.logits, subject)
-        for name, values in row.items():
-            made[name].append(values)
-        x = torch.clamp(x - update.alpha * now.direction(path).sign(), low, high)
-    with torch.no_grad():
-        made["saturation"].append(_saturation(detector(x).logits[0], subject))
-    return dict(made) | {"tau": _by_tau(config, detector, subject, x)}
-
-
-def _saturation(logits: Tensor, subject: Subject) -> list[float]:
-    return [round(float(logits[subject.targets[i]].sigmoid().mean()), 5) for i in subject.chosen]
-
-
-def _by_tau(config: Config, detector: Detector, subject: Subject, attacked: Tensor) -> dict[str, list[int]]:
-    """tau -> faces lost on the image as it would be saved, and faces found on the clean one."""
-    with torch.no_grad():
-        responses = [detector(subject.image), detector(quantise(attacked))]
-    counts = {}
-    for tau in config.taus:
-        before, after = (found(subject.truth, detector.select(r, tau)[0].boxes, config.iou) for r in responses)
-        counts[f"{tau:g}"] = [int((before & ~after).sum()), int(before.sum())]
-    return counts
-
-
-def first_order(config: Config, detector: Detector, subject: Subject) -> dict[str, Any]:
-    """The clean image's directions, what each is worth to first order, and what a tiny step along each does.
-
-    Returns:
-        ``efficiency_<preset>``: of each chosen face. ``total_<preset>``: the fall of the summed loss of all faces'
-        targets at the tiny step, over the largest that is possible to first order, tiny * \\|G\\|_1.
-        ``own_<preset>``: the same for each chosen face's own loss.
-    """
-    now = split(detector, subject.image, subject.targets, subject.chosen)
-    mask = union(subject.supports, subject.image)
-    directions = {
-        "imp": now.whole,
-        "lp-w": now.whole * mask,
-        "imp-i": now.faces,
-        "lp": now.faces * mask,
-        "lip-a": cropped_sum(detector, subject.image, subject.targets, subject.supports),
-    }
-    every = torch.cat(subject.targets)
-
-    def losses(logits: Tensor) -> list[float]:
-        groups = [every, *(subject.targets[i] for i in subject.chosen)]
-        return [float(loss(logits[group].double())) for group in groups]
-
-    best = [config.tiny * float(g.abs().double().sum()) for g in (now.faces, *now.own)]
-    before, made = losses(now.logits), {}
-    for name, direction in directions.items():
-        with torch.no_grad():
-            moved = (subject.image - config.tiny * direction.sign()).clamp(0, 255)
-            after = losses(detector(moved).logits[0])
-        falls = [round((b - a) / m, 5) for b, a, m in zip(before, after, best, strict=True)]
-        made[f"efficiency_{name}"] = [round(efficiency(own, direction), 5) for own in now.own]
-        made[f"total_{name}"], made[f"own_{name}"] = [falls[0]], falls[1:]
-    return made
-
-
-def run(config: Config, detector: Detector, path: Path, *, only_first: bool = False) -> Records:
-    """Does whatever images are not recorded yet.
-
-    Args:
-        config: what to measure.
-        detector: under attack.
-        path: of the records.
-        only_first: no more than the first image of each cell, to see what the rest will take.
-    """
-    records = Records(path, KEY)
-    shared = {"config": config.fingerprint(detector), "detector": detector.name}
-    units = [(cell, seed) for cell in config.cells for seed in range(1 if only_first else config.images)]
-    with records.writing():
-        for (faces, distance), seed in tqdm(units, desc=EXPERIMENT, unit="image", disable=None):
-            unit = shared | {"faces": faces, "distance": distance, "image": seed}
-            missing = [p for p in (*PATHS, "clean") if not records.has(unit | {"path": p})]
-            if not missing:
-                continue
-            grid = Grid(faces=faces, distance=distance, face_side=config.face_side, canvas=config.canvas)
-            subject = prepare(config, detector, grid, seed)
-            for name in missing:
-                watch = Stopwatch()
-                record: dict[str, Any] = {"chosen": subject.chosen}
-                if subject.chosen and name == "clean":
-                    record |= first_order(config, detector, subject)
-                elif subject.chosen:
-                    record |= follow(config, detector, subject, name)
-                records.add(unit | {"path": name} | record | {"seconds": round(watch.seconds, 2)})
-    return records
-
-
-def current(config: Config, detector: Detector, records: Records) -> list[Mapping[str, Any]]:
-    """The records of this configuration."""
-    fingerprint = config.fingerprint(detector)
-    return [
-        r
-        for r in records
-        if (r["config"], r["detector"]) == (fingerprint, detector.name)
-        and (r["faces"], r["distance"]) in config.cells
-        and r["image"] < config.images
-    ]
-
-
-def measure(profile: str, detector: Detector, config: Config | None = None) -> Path:
-    """Runs what is missing of a profile and writes its results; returns the results file.
-
-    Raises:
-        UnknownName: no such profile.
-    """
-    config = config or config_for(profile)
-    path = results_path(EXPERIMENT, profile)
-    records = run(config, detector, path.with_suffix(".records.jsonl"))
-    return summarise(config, detector, current(config, detector, records), profile, path)
-
-
-def main(
-    profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "full",
-    detector: Annotated[str, typer.Option(help="By name, or package.module:factory.")] = "hr-mini",
-    weights: Annotated[Path | None, typer.Option(help="The detector's weights, if not those registered.")] = None,
-    device: Annotated[str, typer.Option(help="As torch names devices.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Of torch; 0 for its own choice.")] = 0,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Do one image of each cell, say what is left.")] = False,
-) -> None:
-    """Splits IMP's direction and writes the table."""
-    if threads:
-        torch.set_num_threads(threads)
-    config, loaded = config_for(profile), load_detector(detector, weights, device)
-    if not estimate:
-        typer.echo(measure(profile, loaded))
-        return
-    records = run(config, loaded, results_path(EXPERIMENT, profile).with_suffix(".records.jsonl"), only_first=True)
-    for faces, distance in config.cells:
-        done = [r for r in current(config, loaded, records) if (r["faces"], r["distance"]) == (faces, distance)]
-        images = len({r["image"] for r in done})
-        minutes = sum(r["seconds"] for r in done) / images * (config.images - images) / 60
-        typer.echo(f"{faces} faces at {distance} px: {config.images - images} images, about {minutes:.0f} minutes")
-
-
-if __name__ == "__main__":
-    typer.run(main)
+from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
+from lipcore.studies.mechanism.split import PATHS, PROFILES, Config, first_order, follow, prepare
+from lipcore.studies.mechanism.table import rows, summary
+
+
+class Mechanism(Study[Config]):
+    """IMP's and IMP-I's direction split into its parts, step by step, on grids of faces."""
+
+    name = "mechanism"
+    title = "which responses make IMP's direction at a face, and what its sign does to that face (C1)"
+    key = ("config", "detector", "faces", "distance", "image", "path")
+
+    def config(self, run: Run) -> Config:
+        """See :data:`lipcore.studies.mechanism.split.PROFILES`."""
+        return self.of_profile(run, PROFILES)
+
+    def detectors(self, config: Config, run: Run) -> Sequence[str]:
+        """The one under study alone."""
+        return [run.detector]
+
+    def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
+        """Cell by cell, image by image."""
+        (info,) = infos.values()
+        for faces, distance in config.cells:
+            for seed in range(config.images):
+                shared = {"config": config.fingerprint(info), "detector": info.name, "faces": faces}
+                shared |= {"distance": distance, "image": seed}
+                wanted = tuple({"path": path} for path in (*PATHS, "clean"))
+                yield Unit(shared, wanted, part=f"{faces} faces at {distance} px")
+
+    def measure(self, config: Config, unit: Unit, run: Run) -> Iterator[Record]:
+        """Each attack followed, and the clean image's directions."""
+        detector = run.load(run.detector)
+        faces, distance, seed = (unit.shared[k] for k in ("faces", "distance", "image"))
+        grid = Grid(faces=faces, distance=distance, face_side=config.face_side, canvas=config.canvas)
+        subject = prepare(config, detector, grid, seed)
+        for want in unit.wanted:
+            watch = Stopwatch()
+            record: Record = {"chosen": subject.chosen}
+            if subject.chosen and want["path"] == "clean":
+                record |= first_order(config, detector, subject)
+            elif subject.chosen:
+                record |= follow(config, detector, subject, want["path"])
+            yield record | {"seconds": round(watch.seconds, 2)}
+
+    def tabulated(
+        self, config: Config, records: Sequence[Record], infos: Infos
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        """See :mod:`lipcore.studies.mechanism.table`."""
+        (info,) = infos.values()
+        table = list(rows(records, self.seed))
+        return table, summary(table, info.name, config.cells, config.taus)
+
+    def described(self, config: Config, infos: Infos, records: Records) -> Any:
+        """With the detector."""
+        (info,) = infos.values()
+        return {"detector": info.name} | {k: getattr(config, k) for k in config.__dataclass_fields__}
+
+    def dataset(self, config: Config, records: Sequence[Record]) -> Dataset:
+        """The grids that were drawn."""
+        images = {(r["faces"], r["distance"], r["image"]) for r in records}
+        return Dataset("LFW faces on grids", digest(sorted(images)), len(images), sum(f for f, _, _ in images))
+
+    def alike(self, config: Config, record: Record) -> Sequence[tuple[Hashable, float]]:
+        """Those of the same detector and path, and of the same number of faces where there are any."""
+        group = (record["detector"], record["path"])
+        return [((*group, record["faces"]), 1.0), (group, 1.0)]

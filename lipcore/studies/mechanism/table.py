@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from lipcore.detectors import Detector
 from lipcore.metrics.intervals import Estimate, ratio_of_means, share
-from lipcore.results import Dataset, digest, write_results
 
-EXPERIMENT = "mechanism"
 #: Measured at each step of an attack.
 STEPWISE = (
     *("own", "neighbours", "background", "flipped", "by_neighbours", "by_background"),
@@ -106,33 +102,3 @@ def summary(
         name = "_".join([*filter(None, parts), f"{row['faces']}_{row['distance']}"])
         made[name.replace("-", "_")] = round(100 * row["value"], 1)
     return made
-
-
-def summarise(
-    config: Any, detector: Detector, records: Sequence[Mapping[str, Any]], profile: str, path: Path, seed: int = 0
-) -> Path:
-    """Computes the table and the scalars for prose, and writes the results file.
-
-    Args:
-        config: what was measured.
-        detector: under attack.
-        records: of that configuration and detector.
-        profile: as the file names it.
-        path: of the results file.
-        seed: of the bootstrap.
-    """
-    table = list(rows(records, seed))
-    images = {(r["faces"], r["distance"], r["image"]) for r in records}
-    return write_results(
-        path,
-        experiment=EXPERIMENT,
-        profile=profile,
-        config={"detector": detector.name} | {k: getattr(config, k) for k in config.__dataclass_fields__},
-        rows=table,
-        reported=[],
-        summary=summary(table, detector.name, config.cells, config.taus),
-        detectors=[detector],
-        dataset=Dataset("LFW faces on grids", digest(sorted(images)), len(images), sum(f for f, _, _ in images)),
-        seed=seed,
-        seconds=sum(r["seconds"] for r in records),
-    )

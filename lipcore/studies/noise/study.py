@@ -150,7 +150,7 @@ def measure(profile: str, detector: Detector, config: Config) -> tuple[Path, lis
         rows=list(_rows(detector.name, config, counts, shown)),
         reported=[],
         summary=_summary(counts, shown),
-        detectors=[detector],
+        detectors=[detector.info],
         dataset=Dataset(
             "photographs of the reader" if config.images else "generated crowds",
             digest([[s.name, s.image.sum().item()] for s in scenes]),

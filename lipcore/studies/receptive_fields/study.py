@@ -167,7 +167,7 @@ def measure_fields(
         rows=rows,
         reported=[],
         summary=summary(rows),
-        detectors=loaded,
+        detectors=[d.info for d in loaded],
         dataset=Dataset("calibration images", digest([config.images, seed]), config.images, config.images),
         seed=seed,
         seconds=watch.seconds,

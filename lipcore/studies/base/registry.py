@@ -1,0 +1,26 @@
+"""All that ``lipcore run`` and ``lipcore table`` know: one line for each study, loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+from lipcore.errors import UnknownName
+from lipcore.studies.base.study import Runnable
+
+STUDIES = {
+    "interference": "lipcore.studies.interference.study:Interference",
+    "mechanism": "lipcore.studies.mechanism.study:Mechanism",
+}
+
+
+def load_study(name: str) -> Runnable:
+    """The study of that name.
+
+    Raises:
+        UnknownName: there is none; the message lists those there are.
+    """
+    if name not in STUDIES:
+        raise UnknownName("study", name, STUDIES)
+    module, _, of = STUDIES[name].partition(":")
+    study: Runnable = getattr(importlib.import_module(module), of)()
+    return study

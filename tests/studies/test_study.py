@@ -1,0 +1,193 @@
+"""What the base does for every study: resuming, processes, estimates, tables without a detector, commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studying import completed
+from typer.testing import CliRunner
+
+from lipcore.cli import app
+from lipcore.errors import DataError, UnknownName
+from lipcore.results import Dataset, read_results
+from lipcore.studies.base import registry
+from lipcore.studies.base import study as base
+from lipcore.studies.base.registry import STUDIES, load_study
+from lipcore.studies.base.study import Infos, Record, Run, Runnable, Study, Unit
+from lipcore.studies.base.workers import Workers
+
+
+@dataclass(frozen=True)
+class Config:
+    images: int = 3
+
+
+class Squares(Study[Config]):
+    """Squares of numbers, and one record that several parts want."""
+
+    name = "squares"
+    title = "squares of numbers"
+    key = ("config", "detector", "image", "power")
+    own_detector = "toys:make"
+
+    def config(self, run: Run) -> Config:
+        return self.of_profile(run, {"quick": Config(), "full": Config(images=5)})
+
+    def detectors(self, config: Config, run: Run) -> Sequence[str]:
+        return [run.detector]
+
+    def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
+        (info,) = infos.values()
+        for image in [*range(config.images), 0]:
+            shared = {"config": self.fingerprint("x", info), "detector": info.name, "image": image}
+            yield Unit(shared, ({"power": 1}, {"power": 2}), what=image, part=f"image {image}")
+
+    def measure(self, config: Config, unit: Unit, run: Run) -> Iterator[Record]:
+        assert run.load(run.detector).name == unit.shared["detector"]
+        for want in unit.wanted:
+            yield {"value": unit.what ** want["power"], "seconds": 60.0}
+
+    def tabulated(
+        self, config: Config, records: Sequence[Record], infos: Infos
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        (info,) = infos.values()
+        total = sum(r["value"] for r in records)
+        row = {"detector": info.name, "metric": "sum", "value": total, "ci_low": None, "ci_high": None}
+        return [row | {"n": len(records)}], {"total": total}
+
+    def dataset(self, config: Config, records: Sequence[Record]) -> Dataset:
+        return Dataset("numbers", "x", config.images, 0)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+    base._loaded.cache_clear()
+    return tmp_path / "results"
+
+
+def lines(folder: Path) -> list[Record]:
+    return [json.loads(line) for line in (folder / "squares.records.jsonl").read_text().splitlines()]
+
+
+def test_runs_writes_and_does_nothing_twice(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Squares().run(Run())
+    document = read_results(path)
+    assert path == elsewhere / "squares.json"
+    assert (document["rows"][0]["value"], document["rows"][0]["n"]) == (0 + 1 + 2 + 0 + 1 + 4, 6)
+    assert document["provenance"]["seconds"] == 360
+    assert len(lines(elsewhere)) == 6, "what two parts want is measured once"
+    monkeypatch.setattr(Squares, "measure", lambda *_: pytest.fail("measured again"))
+    assert read_results(Squares().run(Run()))["rows"] == document["rows"]
+
+
+def test_goes_on_in_the_middle_of_a_unit(elsewhere: Path) -> None:
+    Squares().run(Run())
+    path = elsewhere / "squares.records.jsonl"
+    kept = "".join(path.read_text().splitlines(keepends=True)[:3])
+    path.write_text(kept)
+    assert read_results(Squares().run(Run()))["rows"][0]["value"] == 8
+    assert path.read_text().startswith(kept)
+    assert len(lines(elsewhere)) == 6
+
+
+def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
+    one, two = (
+        completed(Squares(), Config(), tmp_path / f"{jobs}.jsonl", jobs=jobs, detector="toys:make") for jobs in (1, 2)
+    )
+    assert sorted(map(json.dumps, one)) == sorted(map(json.dumps, two))
+    assert len(two) == 6
+
+
+def test_a_table_needs_no_detector(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = read_results(Squares().run(Run()))
+    monkeypatch.setattr(base, "load_detector", lambda *_: pytest.fail("loaded"))
+    base._loaded.cache_clear()
+    # The detector is known by the name in its results; a name of another kind is looked up as that.
+    again = read_results(Squares().table(Run(detector="toy")))
+    assert again["rows"] == document["rows"]
+    assert again["provenance"]["detectors"] == document["provenance"]["detectors"]
+
+
+def test_records_of_another_profile_are_left_out(elsewhere: Path) -> None:
+    Squares().run(Run(profile="full"))
+    assert len(lines(elsewhere)) == 10
+    (elsewhere / "squares.json").unlink()
+    assert read_results(Squares().table(Run()))["rows"][0]["n"] == 6
+
+
+def test_nothing_measured_is_no_table() -> None:
+    with pytest.raises(DataError, match="nothing measured"):
+        Squares().table(Run())
+
+
+def test_estimates_from_records_or_from_one_unit(elsewhere: Path) -> None:
+    parts = list(Squares().estimate(Run()))
+    assert parts == [(f"image {i}", 2, 2.0) for i in range(3)]
+    assert not elsewhere.exists(), "an estimate records nothing"
+    Squares().run(Run())
+    assert list(Squares().estimate(Run(profile="full"))) == [(f"image {i}", 2, 2.0) for i in (3, 4)]
+
+
+def test_unknown_profile() -> None:
+    with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+        Squares().run(Run(profile="fast"))
+
+
+class TestRegistry:
+    def test_every_line_is_a_study_of_that_name(self) -> None:
+        for name in STUDIES:
+            study = load_study(name)
+            assert isinstance(study, Runnable)
+            assert study.name == name
+            assert study.title
+            assert study.title[0].islower()
+
+    def test_unknown_study(self) -> None:
+        with pytest.raises(UnknownName, match="unknown study 'interferense'"):
+            load_study("interferense")
+
+
+class TestCommands:
+    @pytest.fixture(autouse=True)
+    def squares(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(registry.STUDIES, "squares", "test_study:Squares")
+
+    def call(self, *arguments: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, list(arguments))
+        assert done.exit_code == code, done.output
+        return done.output
+
+    def test_run_table_and_studies(self, elsewhere: Path) -> None:
+        assert "0 to do" not in self.call("run", "squares", "--estimate")
+        assert "6.0 min in all, with 1 process\n" in self.call("run", "squares", "--estimate")
+        assert "squares.json" in self.call("run", "squares")
+        assert "squares.json" in self.call("table", "squares", "--profile", "quick", "--detector", "toy")
+        assert "squares of numbers" in self.call("studies")
+        assert "1 rows from 3 images, toy" in self.call("studies")
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["run", "squarez"], "unknown study 'squarez'"),
+            (["run", "squares", "--profile", "fast"], "unknown profile 'fast'; valid: quick, full"),
+            (["run", "squares", "--detector", "nobody"], "unknown detector 'nobody'"),
+            (["table", "squares", "--profile", "quick"], "nothing measured"),
+        ],
+    )
+    def test_what_is_wrong_is_one_line(self, arguments: list[str], said: str) -> None:
+        output = self.call(*arguments, code=1)
+        assert output.startswith("lipcore: ")
+        assert said in output
+        assert output.count("\n") == 1
+
+
+def test_workers_give_each_task_with_its_results() -> None:
+    assert [(task, list(made)) for task, made in Workers().each(range, [1, 2])] == [(1, [0]), (2, [0, 1])]
+    made = dict(Workers(jobs=2).each(list, ["ab", "c"]))
+    assert made == {"ab": ["a", "b"], "c": ["c"]}
