@@ -28,6 +28,10 @@ class UnknownName(LipcoreError, ValueError):
         super().__init__(f"unknown {kind} {name!r}; valid: {', '.join(known)}.{hint}")
 
 
+class OptionError(LipcoreError, ValueError):
+    """An option, a field of a config or an argument has a value that it cannot have; the message says which it can."""
+
+
 class WeightsError(LipcoreError, ValueError):
     """A weights file is missing, damaged, or not the network's."""
 

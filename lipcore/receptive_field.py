@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lipcore.datasets.synthetic import calibration_images
 from lipcore.detectors.base import Detector, Responses
+from lipcore.errors import DetectorError, OptionError
 
 #: The masses for which sides are tabulated (A4).
 MASSES = (0.5, 0.75, 0.9, 0.95, 0.99)
@@ -121,13 +122,14 @@ def mass_side(gradient: Tensor | NDArray[np.float64], centre: Sequence[float], m
         mass: in (0, 1].
 
     Raises:
-        ValueError: ``mass`` out of range, or a gradient that is zero everywhere.
+        OptionError: ``mass`` out of range.
+        DetectorError: a gradient that is zero everywhere.
     """
     if not 0 < mass <= 1:
-        raise ValueError(f"mass is {mass}; valid is a share in (0, 1]")
+        raise OptionError(f"mass is {mass}; valid is a share in (0, 1]")
     values = np.asarray(gradient, dtype=np.float64)
     if not values.sum() > 0:
-        raise ValueError("the gradient is zero everywhere: this response does not depend on the image")
+        raise DetectorError("the gradient is zero everywhere: this response does not depend on the image")
     y, x = np.mgrid[: values.shape[0], : values.shape[1]] + 0.5
     distance = np.maximum(abs(x - centre[0]), abs(y - centre[1])).ravel()
     order = np.argsort(distance, kind="stable")

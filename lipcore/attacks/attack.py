@@ -14,7 +14,7 @@ from lipcore.attacks.presets import Perturbation, preset
 from lipcore.attacks.targets import Instance, Matching, find_instances, match_targets
 from lipcore.attacks.updates import Update
 from lipcore.detectors.base import Detector, check_images
-from lipcore.errors import ImageError, NoFaceFound
+from lipcore.errors import ImageError, NoFaceFound, OptionError
 from lipcore.receptive_field import Erf
 
 
@@ -74,7 +74,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < 1:
-            raise ValueError(f"tolerance is {self.tolerance}; valid is a share of the direction in [0, 1)")
+            raise OptionError(f"tolerance is {self.tolerance}; valid is a share of the direction in [0, 1)")
         if isinstance(self.perturbation, str):
             object.__setattr__(self, "perturbation", preset(self.perturbation))
 

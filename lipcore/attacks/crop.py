@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lipcore.attacks.targets import Instance
 from lipcore.detectors.base import Detector, Responses
-from lipcore.errors import UnknownName
+from lipcore.errors import OptionError, UnknownName
 from lipcore.known_fields import erf_of
 from lipcore.receptive_field import MASSES, Erf, TemplateErf, gradient_map, mass_side
 
@@ -50,10 +50,10 @@ def squares(centres: Tensor, sides: Sequence[int], height: int, width: int) -> S
         width: of the image, in pixels.
 
     Raises:
-        ValueError: a side that is not positive.
+        OptionError: a side that is not positive.
     """
     if min(sides) <= 0:
-        raise ValueError(f"the sides of e_i are {sorted(set(sides))}; valid are positive numbers of pixels")
+        raise OptionError(f"the sides of e_i are {sorted(set(sides))}; valid are positive numbers of pixels")
     side = torch.tensor(sides, dtype=torch.float64)
     corner = (centres.cpu().double() - side[:, None] / 2).round().long()
     limit = torch.tensor([width, height])
@@ -101,11 +101,11 @@ class Extent:
         if self.rule not in rules:
             raise UnknownName("extent rule", self.rule, rules)
         if self.rule in ("mass", "box") and self.value not in MASSES:
-            raise ValueError(f"value is {self.value}; for rule {self.rule!r} valid are {', '.join(map(str, MASSES))}")
+            raise OptionError(f"value is {self.value}; for rule {self.rule!r} valid are {', '.join(map(str, MASSES))}")
         if self.rule == "fixed" and not self.value >= 1:
-            raise ValueError(f"value is {self.value}; for rule 'fixed' valid is a number of pixels >= 1")
+            raise OptionError(f"value is {self.value}; for rule 'fixed' valid is a number of pixels >= 1")
         if self.rule in ("instance", "gaussian") and not 0 < self.value < 1:
-            raise ValueError(f"value is {self.value}; for rule {self.rule!r} valid is a share in (0, 1)")
+            raise OptionError(f"value is {self.value}; for rule {self.rule!r} valid is a share in (0, 1)")
 
     def side(self, template: TemplateErf) -> int:
         """The side in pixels of the square of a template."""

@@ -27,7 +27,7 @@ from torch import Tensor
 from lipcore.attacks.crop import Support, union
 from lipcore.attacks.gradients import EXACT, Forward, Shortcut, cropped_sum, joint_gradient
 from lipcore.detectors.base import Detector
-from lipcore.errors import UnknownName
+from lipcore.errors import OptionError, UnknownName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Perturbation:
         targets: all of T_i, or its highest-scoring one (``"highest"``).
 
     Raises:
-        ValueError: a combination with no meaning: separate instances of a loss over the whole map, or random signs
+        OptionError: a combination with no meaning: separate instances of a loss over the whole map, or random signs
             cropped or separate.
     """
 
@@ -64,9 +64,9 @@ class Perturbation:
             if getattr(self, field) not in values:
                 raise UnknownName(field, getattr(self, field), values)
         if self.loss == "map" and self.instances == "separate":
-            raise ValueError("a loss over the whole map has no separate instances; take loss='instances'")
+            raise OptionError("a loss over the whole map has no separate instances; take loss='instances'")
         if self.loss == "random" and (self.crop, self.instances) != ("none", "joint"):
-            raise ValueError("random signs have no loss to crop or to separate; take loss='instances'")
+            raise OptionError("random signs have no loss to crop or to separate; take loss='instances'")
 
     @property
     def needs_instances(self) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lipcore.boxes import iou_matrix
 from lipcore.detectors.base import Detector, Responses
+from lipcore.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class Matching:
     def __post_init__(self) -> None:
         for field in ("tau_attack", "tau_target", "iou"):
             if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; valid is a number in 0..1")
+                raise OptionError(f"{field} is {getattr(self, field)}; valid is a number in 0..1")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lipcore.errors import UnknownName
+from lipcore.errors import OptionError, UnknownName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,12 @@ class Update:
         for key in ("epsilon", "alpha"):
             _check_length(key, getattr(self, key))
         if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; valid is a whole number >= 1")
+            raise OptionError(f"steps is {self.steps}; valid is a whole number >= 1")
 
 
 def _check_length(key: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{key} is {value}; valid is a number >= 0, in grey levels of 0..255")
+        raise OptionError(f"{key} is {value}; valid is a number >= 0, in grey levels of 0..255")
 
 
 def fgsm(epsilon: float) -> Update:
@@ -57,7 +57,7 @@ def update_rule(name: str, epsilon: float) -> Update:
 
     Raises:
         UnknownName: there is none; the message lists those there are.
-        ValueError: ``epsilon`` is negative or not finite.
+        OptionError: ``epsilon`` is negative or not finite.
     """
     if name.lower() not in UPDATES:
         raise UnknownName("update rule", name, UPDATES)

@@ -1,19 +1,91 @@
-"""How an error of the user's is told."""
+"""How an error of the user's is told, and what a user should know beside."""
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import TextIO
+
 import typer
 
-from lipcore.errors import LipcoreError
+from lipcore.errors import LipcoreError, LipcoreWarning, short
+
+#: What is a matter of the user's files or machine wherever it comes from. Other errors that no check has turned into a
+#: :class:`LipcoreError` are bugs, and shown as such.
+OF_FILES = (OSError, OverflowError, RecursionError, UnicodeError, json.JSONDecodeError, FloatingPointError)
+#: The same of libraries that need not be imported to name their errors.
+OF_FILES_BY_NAME = ("DecompressionBombError", "BadZipFile")
 
 
 class told:
-    """Turns an error of the user's into one line on stderr and exit code 1; any other error is a bug and is shown."""
+    """Turns an error of the user's into one line on stderr and exit code 1; any other error is a bug and is shown.
+
+    A :class:`LipcoreWarning` becomes one line too, once.
+
+    Args:
+        files: what the work reads and writes, named where an error names none.
+    """
+
+    def __init__(self, *files: Path | None) -> None:
+        self.files = [str(file) for file in files if file is not None]
+        self.said: set[str] = set()
 
     def __enter__(self) -> None:
-        return None
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("always", LipcoreWarning)
+        self._other = warnings.showwarning
+        warnings.showwarning = self._show
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, (LipcoreError, ValueError)):
-            typer.echo(f"lipcore: {error}", err=True)
+        self._warnings.__exit__(None, None, None)
+        line = None if error is None else self._line(error)
+        if line is not None:
+            typer.echo(f"lipcore: {line}", err=True)
             raise typer.Exit(1) from error
+
+    def _line(self, error: BaseException) -> str | None:
+        """What is told of an error; None where it is no user's."""
+        if isinstance(error, LipcoreError):
+            return str(error)
+        if (needed := _memory_asked(error)) is not None:
+            return self._named(f"out of memory{needed}: take a smaller image, or end what else runs")
+        if isinstance(error, BrokenPipeError):
+            return None  # whoever read the output has left; click ends quietly
+        if isinstance(error, OSError) and error.filename is not None:
+            return f"{error.filename}: {error.strerror or type(error).__name__}"
+        if isinstance(error, OF_FILES) or type(error).__name__ in OF_FILES_BY_NAME:
+            return self._named(f"{type(error).__name__}: {short(error)}")
+        return None
+
+    def _named(self, what: str) -> str:
+        return ", ".join(self.files) + f": {what}" if self.files else what
+
+    def _show(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not issubclass(category, LipcoreWarning):
+            self._other(message, category, filename, lineno, file, line)
+        elif str(message) not in self.said:
+            self.said.add(str(message))
+            typer.echo(f"lipcore: note: {message}", err=True)
+
+
+def _memory_asked(error: BaseException) -> str | None:
+    """How much memory was asked for when there was none left, in words; None for any other error."""
+    text = str(error)
+    torch_said = isinstance(error, RuntimeError) and re.search(r"can't allocate memory|not enough memory", text)
+    if not (isinstance(error, MemoryError) or torch_said or type(error).__name__ == "OutOfMemoryError"):
+        return None
+    if found := re.search(r"tried to allocate (\d+) bytes", text):
+        return f" ({int(found[1]) / 1e9:.1f} GB more were needed)"
+    found = re.search(r"[Tt]ried to allocate ([\d.]+ [KMGT]i?B)|Unable to allocate ([\d.]+ [KMGT]i?B)", text)
+    return f" ({found[1] or found[2]} more were needed)" if found else ""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lipcore.boxes import iou_matrix
 from lipcore.datasets.photographs import background
-from lipcore.errors import UnknownName
+from lipcore.errors import OptionError, UnknownName
 
 #: Faces used in experiments, and faces used for calibration only.
 EVALUATION_FACES = 90
@@ -62,7 +62,7 @@ class Grid:
         jitter: the grid's middle is moved by up to so many pixels either way, drawn anew for every image.
 
     Raises:
-        ValueError: a number that is not square, too many faces, or a grid that does not fit the canvas.
+        OptionError: a number that is not square, too many faces, or a grid that does not fit the canvas.
     """
 
     faces: int
@@ -77,17 +77,17 @@ class Grid:
     def __post_init__(self) -> None:
         side = math.isqrt(max(self.faces, 0))
         if self.faces < 1 or side * side != self.faces or self.faces > EVALUATION_FACES:
-            raise ValueError(f"faces is {self.faces}; valid are square numbers from 1 to 81")
+            raise OptionError(f"faces is {self.faces}; valid are square numbers from 1 to 81")
         for field, values in (("measure", ("edge", "centre")), ("background", ("grey", "photograph"))):
             if getattr(self, field) not in values:
                 raise UnknownName(field, getattr(self, field), values)
         if self.face_side < 8 or self.jitter < 0 or self.pitch < self.face_side:
-            raise ValueError(
+            raise OptionError(
                 f"face_side {self.face_side}, distance {self.distance} and jitter {self.jitter} are in pixels: "
                 "face_side must be at least 8, the others not negative, and patches must not overlap"
             )
         if self.extent + 2 * self.jitter > self.canvas:
-            raise ValueError(
+            raise OptionError(
                 f"{self.faces} faces of {self.face_side} px at distance {self.distance} need {self.extent} px and "
                 f"{self.jitter} px of jitter on each side, more than the canvas of {self.canvas} px"
             )

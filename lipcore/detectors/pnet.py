@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lipcore.detectors.base import Detector, Responses
 from lipcore.detectors.checkpoints import load_checkpoint
 from lipcore.detectors.weights import find_weights, sha256
+from lipcore.errors import OptionError
 
 WINDOW = 12
 STRIDE = 2
@@ -31,7 +32,7 @@ class PNet(Detector):
 
     Raises:
         WeightsError: no such file, or one that holds another network.
-        ValueError: ``face_side`` below 12.
+        OptionError: ``face_side`` below 12.
     """
 
     name = "pnet"
@@ -40,7 +41,7 @@ class PNet(Detector):
     def __init__(self, weights: str | Path | None = None, face_side: float = 40.0) -> None:
         super().__init__()
         if not face_side >= WINDOW:
-            raise ValueError(f"face_side is {face_side}; valid is a number of pixels >= {WINDOW}")
+            raise OptionError(f"face_side is {face_side}; valid is a number of pixels >= {WINDOW}")
         self.face_side = float(face_side)
         self.min_side = round(face_side)
         self.conv1 = nn.Conv2d(3, 10, 3)

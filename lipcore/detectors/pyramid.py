@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcore.detectors.base import Detector, Responses
+from lipcore.errors import OptionError
 
 
 class Pyramid(Detector):
@@ -22,13 +23,13 @@ class Pyramid(Detector):
         scales: factors the image is resized by, each > 0.
 
     Raises:
-        ValueError: no scale, or one that is not positive.
+        OptionError: no scale, or one that is not positive.
     """
 
     def __init__(self, detector: Detector, scales: Sequence[float] = (0.5, 1.0, 2.0)) -> None:
         super().__init__()
         if not scales or min(scales) <= 0:
-            raise ValueError(f"scales are {tuple(scales)}; valid are positive factors, at least one")
+            raise OptionError(f"scales are {tuple(scales)}; valid are positive factors, at least one")
         self.detector = detector
         self.scales = tuple(float(s) for s in scales)
         self.name = f"{detector.name}-pyramid"

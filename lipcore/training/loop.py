@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lipcore.errors import LipcoreError, UnknownName
+from lipcore.errors import LipcoreError, OptionError, UnknownName
 from lipcore.training.hr_loss import Targets, sampled_loss
 from lipcore.training.widerface_train import Crop
 
@@ -81,16 +81,20 @@ class Schedule:
 
         Raises:
             UnknownName: no such field.
-            ValueError: a line without ``=``, or a value that is no number.
+            OptionError: a line without ``=``, or a value that is no number.
         """
         defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(cls)}
         for option in options:
             name, equals, value = option.partition("=")
             if not equals:
-                raise ValueError(f"option {option!r} is not of the form name=value")
+                raise OptionError(f"option {option!r} is not of the form name=value")
             if name not in defaults:
                 raise UnknownName("training option", name, defaults)
-            fields[name] = type(defaults[name])(value)
+            kind = type(defaults[name])
+            try:
+                fields[name] = kind(value)
+            except ValueError:
+                raise OptionError(f"option {name} is {value!r}; valid is a value of type {kind.__name__}") from None
         return cls.of(**fields)
 
 

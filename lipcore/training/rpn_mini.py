@@ -19,7 +19,7 @@ from lipcore.boxes import areas, iou_matrix
 from lipcore.detectors.hr_mini import normalise, read_weights
 from lipcore.detectors.rpn_mini import FORMAT, PAD_TO, RPNMini, RPNMiniNet
 from lipcore.detectors.weights import find_weights
-from lipcore.errors import DataError
+from lipcore.errors import DataError, OptionError
 from lipcore.training import loop
 from lipcore.training.coco_train import Scenes, load_photos
 from lipcore.training.hr_loss import Targets
@@ -211,8 +211,8 @@ def train(config: TrainConfig, data: Path, out: Path, device: str = "cpu", resum
     Raises:
         DataError: the images are missing or malformed, or no more than those held out.
         LipcoreError: the checkpoint is another config's, or the loss is not finite.
-        ValueError: a side that is no multiple of 64.
+        OptionError: a side that is no multiple of 64.
     """
     if config.side % PAD_TO:
-        raise ValueError(f"side is {config.side}; valid is a multiple of {PAD_TO}")
+        raise OptionError(f"side is {config.side}; valid is a multiple of {PAD_TO}")
     return loop.train(Run(config, load_photos(data), device), out, resume)

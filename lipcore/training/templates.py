@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcore.errors import OptionError
+
 Floats = NDArray[np.float64]
 
 
@@ -33,7 +35,7 @@ def k_medoids(sizes: Floats, k: int, seed: int, iterations: int = 50) -> Floats:
     Starts from k-means++ seeding and alternates between assignment and the best medoid of each cluster.
     """
     if not 1 <= k <= len(sizes):
-        raise ValueError(f"k is {k}; valid is 1..{len(sizes)}, the number of boxes")
+        raise OptionError(f"k is {k}; valid is 1..{len(sizes)}, the number of boxes")
     rng = np.random.default_rng(seed)
     distance = 1 - size_iou(sizes, sizes)
     medoids = [int(rng.integers(len(sizes)))]

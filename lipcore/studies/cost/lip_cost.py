@@ -26,7 +26,7 @@ from lipcore.attacks.targets import Matching, find_instances
 from lipcore.attacks.windowed.rules import UnsupportedOperation
 from lipcore.datasets.synthetic import EVALUATION_FACES, MID_GREY, calibration_images, paste
 from lipcore.detectors import Detector, load_detector
-from lipcore.errors import LipcoreError, UnknownName
+from lipcore.errors import LipcoreError, OptionError, UnknownName
 from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, measure_erf
 from lipcore.results import Dataset, digest, results_path, write_results
 from lipcore.studies.base.records import Records
@@ -58,13 +58,13 @@ class Cell:
         """The image (1, 3, canvas, canvas), its faces ``side`` px wide.
 
         Raises:
-            ValueError: the faces do not fit.
+            OptionError: the faces do not fit.
         """
         rows = round(self.faces**0.5)
         pitch = side + self.distance if self.distance else self.canvas // rows
         start = (self.canvas - (rows - 1) * pitch - side) // 2
         if rows * rows != self.faces or pitch < side or start < 0:
-            raise ValueError(f"{self.faces} faces of {side} px make no square grid on a canvas of {self.canvas} px")
+            raise OptionError(f"{self.faces} faces of {side} px make no square grid on a canvas of {self.canvas} px")
         image = torch.full((1, 3, self.canvas, self.canvas), MID_GREY)
         for i in range(self.faces):
             paste(image, i % EVALUATION_FACES, start + i % rows * pitch, start + i // rows * pitch, side)
