@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lipcore.attacks.crop import Extent, Support, whole_image
 from lipcore.attacks.gradients import EXACT, Shortcut, find_shortcut
+from lipcore.attacks.memory import CHECKED_PIXELS, check_memory
 from lipcore.attacks.presets import Perturbation, preset
 from lipcore.attacks.targets import Instance, Matching, find_instances, match_targets
 from lipcore.attacks.updates import Update
@@ -100,6 +101,7 @@ class Attack:
 
         Raises:
             ImageError: not a valid image, or more than one.
+            MemoryShort: an image of many megapixels that does not fit the memory at hand.
             NoFaceFound: the perturbation needs a face and the detector finds none.
             FloatingPointError: the direction is not finite.
         """
@@ -107,6 +109,8 @@ class Attack:
         check_images(image, min_side=detector.min_side)
         if image.shape[0] != 1:
             raise ImageError(f"the image has batch size {image.shape[0]}; attack one image at a time")
+        if image[0, 0].numel() > CHECKED_PIXELS:
+            check_memory(detector, *image.shape[2:])
         with torch.no_grad():
             responses = detector(image)
         if instances is None:
