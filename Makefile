@@ -70,7 +70,8 @@ test: setup
 	@$(PY) -m doit profile=quick book
 	$(PY) -m pytest -n 2 --dist loadfile -rs tests
 	@rm -rf _build/nbval && cp -R results/quick _build/nbval  # so that what it writes makes nothing look changed
-	LIPCORE_RESULTS=_build/nbval $(PY) -m pytest -rs --nbval-lax --nbval-cell-timeout 600 _build/executed/quick
+	IPYTHONDIR="$(CURDIR)/_build/private/ipythondir" MPLCONFIGDIR="$(CURDIR)/_build/private/mplconfigdir" \
+	  LIPCORE_RESULTS=_build/nbval $(PY) -m pytest -rs --nbval-lax --nbval-cell-timeout 600 _build/executed/quick
 	@echo "The book: _build/html/index.html"
 
 bench: $(BENCH)/.done
@@ -85,7 +86,7 @@ serve:
 	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 clean:
-	rm -rf $(addprefix _build/,executed stage html reports images nbval bench built.txt doit.sqlite3 notebook.lock test.lock)
+	rm -rf $(addprefix _build/,executed stage html reports images private nbval bench built.txt doit.sqlite3 notebook.lock test.lock)
 	rm -rf results/quick build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 lock: $(DONE)/venv

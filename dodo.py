@@ -14,8 +14,9 @@ A notebook says what it makes and needs in its metadata, by experiment name (``x
 - It gets ``profile``, and ``detector`` and ``images`` where you give them; paths are relative to this folder. Where to
   write its results stands in the environment as LIPCORE_RESULTS: ``results/<profile>``, or a folder of its own under
   ``results/custom`` for a detector or photographs of yours, which never touches the project's own results.
-- Notebooks run one at a time, since each uses every core. One that fails leaves its partial copy in
-  ``_build/reports``.
+- Notebooks run one at a time, since each uses every core, and no two builds meet. Kernels have settings of their own:
+  what IPython, Jupyter and matplotlib are set to in a reader's home folder changes no figure.
+- A notebook that fails leaves its partial copy in ``_build/reports``.
 - The book is built from a staged copy in which the executed notebooks replace the stored ones; a warning is an error,
   and ``_build/html`` is replaced only by a build that passed.
 """
@@ -34,7 +35,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ BOOK, BUILD, RESULTS = Path("book"), Path("_build"), Path("results")
 STAGE, HTML, BUILT = BUILD / "stage", BUILD / "html", BUILD / "built.txt"
 PARAMETERS = ("detector", "images", "profile")
 PROFILES = ("quick", "full")
+#: Seconds that a cell may take; one of the full profile measures for hours, and goes on where it was stopped.
+CELL_TIMEOUT = {"quick": 3600, "full": None}
+#: Settings and caches of the kernels' own, in the place of the reader's.
+PRIVATE = BUILD / "private"
 
 BUILD.mkdir(exist_ok=True)
 DOIT_CONFIG = {
@@ -245,7 +250,7 @@ def task_book() -> dict[str, Any]:
     results = {run.results / f"{name}.json" for path in notebooks() for name in results_of(path)}
     results |= set((RESULTS / "full").glob("*.json"))
     return {
-        "actions": [(stage, [run]), (build, [run])],
+        "actions": [(locked, [run, stage, build])],
         "file_dep": sorted({"_config.yml", *executed, *map(str, pages), *map(str, results), *_library()}),
         "uptodate": [lambda: (HTML / "index.html").is_file() and BUILT.is_file() and BUILT.read_text() == run.variant],
     }
@@ -254,8 +259,19 @@ def task_book() -> dict[str, Any]:
 # Actions
 
 
+def locked(run: Run, *steps: Callable[[Run], TaskFailed | None]) -> TaskFailed | None:
+    """The steps in turn, up to one that fails, while nothing else is run or built in this folder."""
+    with _one_at_a_time():
+        return next(filter(None, (step(run) for step in steps)), None)
+
+
 def execute(path: Path, run: Run) -> TaskFailed | None:
-    """Runs one notebook; its executed copy appears only when every cell passed."""
+    """Runs one notebook, alone in this folder; its executed copy appears only when every cell passed."""
+    with _one_at_a_time():
+        return _execute(path, run)
+
+
+def _execute(path: Path, run: Run) -> TaskFailed | None:
     import papermill
 
     target, report = run.executed / path.name, run.reports / path.name
@@ -267,16 +283,16 @@ def execute(path: Path, run: Run) -> TaskFailed | None:
     print(f"{path.name} ({run.variant}) ...", flush=True)
     start = time.monotonic()
     try:
-        with _one_at_a_time():
-            papermill.execute_notebook(
-                str(path),
-                str(report),
-                parameters=run.parameters(),
-                kernel_name="python3",
-                cwd=".",
-                progress_bar=False,
-                extra_arguments=["--IPKernelApp.log_level=40"],  # kernels greet every user with a warning
-            )
+        papermill.execute_notebook(
+            str(path),
+            str(report),
+            parameters=run.parameters(),
+            kernel_name="python3",
+            cwd=".",
+            progress_bar=False,
+            execution_timeout=CELL_TIMEOUT[run.profile],
+            extra_arguments=["--IPKernelApp.log_level=40"],  # kernels greet every user with a warning
+        )
     except papermill.PapermillExecutionError as error:
         return TaskFailed(
             f"{path} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\nThe copy up to there: {report}"
@@ -315,7 +331,13 @@ def _stamps(path: Path, run: Run) -> dict[Path, int]:
 
 
 def _prepare_environment(run: Run) -> None:
-    """What a kernel inherits, whatever the reader's shell has set."""
+    """What a kernel and a build inherit, whatever the reader's shell and home folder have set."""
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR"):
+        folder = ROOT / PRIVATE / name.lower()
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[name] = str(folder)
+    for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_PATH", "MATPLOTLIBRC", "PYTHONSTARTUP"):
+        os.environ.pop(name, None)
     os.environ["LIPCORE_RESULTS"] = run.results.as_posix()
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not the home folder's
@@ -327,7 +349,7 @@ def _prepare_environment(run: Run) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time() -> Iterator[None]:
-    """Waits while another notebook of this folder runs, in whatever process."""
+    """Waits while another notebook of this folder runs, or its pages are built, in whatever process."""
     try:
         import fcntl
     except ImportError:  # Windows: trust the reader
@@ -354,6 +376,7 @@ def build(run: Run) -> TaskFailed | None:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
     command += ["--config", "_config.yml", "--path-output", str(STAGE), "--all", "-W", "--keep-going"]
+    _prepare_environment(run)
     environment = {**os.environ, "LIPCORE_RESULTS": run.results.as_posix(), "PYTHONUTF8": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf8", check=False)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)

@@ -204,3 +204,54 @@ def test_a_number_nobody_measured_fails_the_build_and_keeps_the_old_pages(toy: T
     assert done.returncode != 0
     assert "'toy_valeu' is undefined" in done.stderr + done.stdout
     assert toy.page("toy") == before
+
+
+def test_the_readers_own_settings_change_nothing(toy: Toy, tmp_path: Path) -> None:
+    """IPython's, Jupyter's and matplotlib's, in the home folder and where the shell points; the place is not shown."""
+    home = tmp_path / "home"
+    (home / ".ipython/profile_default/startup").mkdir(parents=True)
+    (home / ".ipython/profile_default/startup/mine.py").write_text("leaked = 'ipython'\n")
+    (home / ".config/matplotlib").mkdir(parents=True)
+    for place in (home / ".config/matplotlib", home):
+        (place / "matplotlibrc").write_text("text.usetex: True\nfigure.dpi: 77\n")
+    (home / ".jupyter").mkdir()
+    (home / ".jupyter/jupyter_config.py").write_text("raise SystemExit('leaked')\n")
+    toy.environment.update(
+        HOME=str(home), IPYTHONDIR=str(home / ".ipython"), MATPLOTLIBRC=str(home), MPLCONFIGDIR=str(home),
+        JUPYTER_CONFIG_DIR=str(home / ".jupyter"),
+    )  # fmt: skip
+    look = "import matplotlib\nprint('settings:', 'leaked' in globals(), matplotlib.rcParams['text.usetex'])"
+    toy.write(
+        "toy", notebook(v4.new_markdown_cell("# Toy"), v4.new_code_cell(look), v4.new_code_cell(WRITE), results=["toy"])
+    )
+    toy.passes()
+    assert "settings: False False" in toy.page("toy")
+    assert str(tmp_path) not in toy.page("toy")
+
+
+def test_a_cell_that_never_ends_is_stopped(toy: Toy) -> None:
+    dodo = toy.folder / "dodo.py"
+    dodo.write_text(dodo.read_text().replace('CELL_TIMEOUT = {"quick": 3600', 'CELL_TIMEOUT = {"quick": 2'))
+    toy.write(
+        "toy", notebook(v4.new_markdown_cell("# Toy"), v4.new_code_cell("while True:\n    pass"), results=["toy"])
+    )
+    done = toy.doit()
+    assert done.returncode != 0
+    assert re.search("toy.ipynb could not be run: CellTimeoutError", done.stdout + done.stderr)
+
+
+def test_no_two_builds_meet(toy: Toy) -> None:
+    """While another process runs or builds in the folder, nothing is staged."""
+    fcntl = pytest.importorskip("fcntl")
+    toy.passes("notebook")
+    with (toy.folder / "_build/notebook.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "doit", "book"],
+            cwd=toy.folder, env=toy.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(10)
+        assert not (toy.folder / "_build/stage").exists()
+    assert waiting.communicate(timeout=300)[0].count("built in") == 1
+    assert (toy.folder / "_build/html/index.html").is_file()
