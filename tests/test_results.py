@@ -365,6 +365,19 @@ class TestRecords:
         assert path.read_text() == text, "what cannot be read is not touched"
 
 
+class TestAmendments:
+    def test_add_to_a_record(self, tmp_path: Path) -> None:
+        path = tmp_path / "some.jsonl"
+        path.write_text('{"image": 0, "a": 1}\n{"image": 1, "a": 2}\n{"image": 0, "amends": true, "b": [3]}\n')
+        assert list(Records(path, ("image",))) == [{"image": 0, "a": 1, "b": [3]}, {"image": 1, "a": 2}]
+
+    def test_of_nothing(self, tmp_path: Path) -> None:
+        path = tmp_path / "some.jsonl"
+        path.write_text('{"image": 0, "amends": true, "b": [3]}\n')
+        with pytest.raises(DataError, match=r"line 1 of .* amends a unit that no line before it records: \(0,\)"):
+            Records(path, ("image",))
+
+
 WRITER = """
 import sys
 from pathlib import Path

@@ -77,6 +77,7 @@ class WiderImage:
             1 exaggerate; illumination 0 normal, 1 extreme; invalid 0 no, 1 yes; occlusion 0 none, 1 partial, 2 heavy;
             pose 0 typical, 1 atypical.
         kept: for each of ``SUBSETS`` (N,) whether the face counts there; empty where the lists are not at hand.
+        whole: whether the lists hold the boxes as integers; see :class:`WiderGroundTruth`.
     """
 
     event: str
@@ -86,6 +87,7 @@ class WiderImage:
     valid: Flags = field(repr=False)
     attributes: Mapping[str, NDArray[np.int64]] = field(repr=False)
     kept: Mapping[str, Flags] = field(default_factory=dict, repr=False)
+    whole: bool = False
 
     @property
     def key(self) -> ImageKey:
@@ -204,8 +206,8 @@ def load_wider(
         rows = {name: row for name, row in rows.items() if name in on_disk}
         if not rows and listed:
             raise DataError(f"none of the {listed} listed images is under {folder}; unpack WIDER_{split}.zip there")
-    kept = _kept_flags(root, split, rows)
-    loaded = tuple(_record(folder, name, row, kept.get(image_key(name), {})) for name, row in rows.items())
+    truth = _lists(root, split, rows)
+    loaded = tuple(_record(folder, name, row, truth) for name, row in rows.items())
     return WiderDataset(root, split, loaded, _report(listed, loaded, absent, unlisted))
 
 
@@ -287,26 +289,26 @@ def write_wider(
     return load_wider(root, split)
 
 
-def _kept_flags(root: Path, split: str, rows: Mapping[str, Floats]) -> dict[ImageKey, dict[str, Flags]]:
-    """The subsets' flags of the images at hand, or nothing where there are no evaluation lists."""
+def _lists(root: Path, split: str, rows: Mapping[str, Floats]) -> WiderGroundTruth | None:
+    """The evaluation lists, of the same boxes as ``rows``; None where they are not at hand."""
     if not (root / "eval_tools" / "ground_truth" / f"wider_hard_{split}.mat").is_file():
-        return {}
+        return None
     truth = load_ground_truth(root, split)
-    kept: dict[ImageKey, dict[str, Flags]] = {}
     for name, row in rows.items():
         key = image_key(name)
-        if key not in truth.boxes:
-            continue
-        if not np.array_equal(truth.boxes[key], xyxy(row)):
+        if key in truth.boxes and not np.array_equal(truth.boxes[key], xyxy(row)):
             raise DataError(f"the evaluation lists and the annotation disagree about the boxes of {name}")
-        kept[key] = {subset: truth.kept[subset][key] for subset in SUBSETS}
-    return kept
+    return truth
 
 
-def _record(folder: Path, name: str, row: Floats, kept: Mapping[str, Flags]) -> WiderImage:
+def _record(folder: Path, name: str, row: Floats, truth: WiderGroundTruth | None) -> WiderImage:
     attributes = {key: row[:, 4 + i].astype(np.int64) for i, key in enumerate(ATTRIBUTES)}
     valid = (attributes["invalid"] == 0) & (row[:, 2:4] > 0).all(axis=1)
-    return WiderImage(*image_key(name), folder / name, xyxy(row), valid, attributes, kept)
+    key = image_key(name)
+    if truth is None or key not in truth.boxes:
+        return WiderImage(*key, folder / name, xyxy(row), valid, attributes)
+    kept = {subset: truth.kept[subset][key] for subset in SUBSETS}
+    return WiderImage(*key, folder / name, xyxy(row), valid, attributes, kept, truth.whole)
 
 
 def _report(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from lipcore.datasets.wider_format import (
     SUBSETS,
     Flags,
@@ -28,11 +30,13 @@ class WiderGroundTruth:
         boxes: image -> (N, 4) xyxy in pixels, x2 = x + w.
         kept: subset -> image -> (N,) flags; a face that is not kept is ignored, not a mistake.
         listed: the images of the complete lists; more than those of ``boxes`` for a part of them.
+        whole: whether the lists hold the boxes as integers, as the official ones do; the tool then rounds.
     """
 
     boxes: Mapping[ImageKey, Floats] = field(repr=False)
     kept: Mapping[str, Mapping[ImageKey, Flags]] = field(repr=False)
     listed: frozenset[ImageKey] = field(repr=False)
+    whole: bool = False
 
     @property
     def partial(self) -> bool:
@@ -58,7 +62,7 @@ class WiderGroundTruth:
             raise DataError(f"{len(unknown)} images are not in the evaluation lists, the first {'/'.join(unknown[0])}")
         keys = [key for key in self.boxes if key in wanted]
         kept = {subset: {key: flags[key] for key in keys} for subset, flags in self.kept.items()}
-        return WiderGroundTruth({key: self.boxes[key] for key in keys}, kept, self.listed)
+        return WiderGroundTruth({key: self.boxes[key] for key in keys}, kept, self.listed, self.whole)
 
 
 def load_ground_truth(folder: str | Path, split: str = "val") -> WiderGroundTruth:
@@ -77,11 +81,13 @@ def load_ground_truth(folder: str | Path, split: str = "val") -> WiderGroundTrut
     names = {key: folder / f"wider_{key}_{split}.mat" for key in ("face", *SUBSETS)}
     if missing := [path.name for path in names.values() if not path.is_file()]:
         raise DataError(f"no {', '.join(missing)} in {folder}; they come in the archive eval_tools.zip of WIDER FACE")
-    boxes = {key: xyxy(table(value, 4)) for key, value in read_cells(names["face"], "face_bbx_list").items()}
+    cells = read_cells(names["face"], "face_bbx_list")
+    boxes = {key: xyxy(table(value, 4)) for key, value in cells.items()}
     kept: dict[str, dict[ImageKey, Flags]] = {}
     for subset in SUBSETS:
         lists = read_cells(names[subset], "gt_list")
         if list(lists) != list(boxes):
             raise DataError(f"{names[subset].name} lists other images than wider_face_{split}.mat")
         kept[subset] = {key: kept_flags(names[subset], key, value, len(boxes[key])) for key, value in lists.items()}
-    return WiderGroundTruth(boxes, kept, frozenset(boxes))
+    whole = all(np.issubdtype(value.dtype, np.integer) for value in cells.values() if value.size)
+    return WiderGroundTruth(boxes, kept, frozenset(boxes), whole)

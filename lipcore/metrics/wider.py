@@ -7,7 +7,7 @@ The tool, step by step (names as in its source):
 3. ground truth listed in the subset's ``gt_list`` is kept, the rest of the image's boxes is ignored;
 4. each prediction in order takes its single best ground truth (the first of equals; IoU of inclusive pixels, +1). Where
    IoU >= 0.5: an ignored one takes the prediction out of the count, a kept one not yet found is a hit, one found
-   before leaves the prediction a false positive;
+   before leaves the prediction a false positive. :mod:`lipcore.metrics.wider_boxes` has the tool's integers;
 5. for t = 1 ... 1000, the predictions with score >= 1 - t/1000 are counted in every image;
 6. counts are summed over images; AP is the area under the precision envelope (VOC).
 
@@ -18,7 +18,7 @@ One departure: the tool's maximum starts at 1.2e-38 instead of the first score, 
 every score is negative; here it starts at the first score.
 
 :attr:`WiderResult.ap_exact` uses every score as a threshold instead of step 5, ties entering together: the 1000 linear
-steps coarsen where an attack piles the scores up at one end.
+steps coarsen where an attack piles the scores up at one end. Both take the tool's matches of step 4.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 from lipcore.datasets.wider_format import SUBSETS, ImageKey, check_name
 from lipcore.datasets.wider_lists import WiderGroundTruth
 from lipcore.errors import DataError
+from lipcore.metrics.wider_boxes import best_face, iou_plus_one
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,7 +42,6 @@ Flags = NDArray[np.bool_]
 
 #: Step 5: score thresholds, falling.
 THRESHOLDS: Floats = 1 - np.arange(1, 1001) / 1000
-IOU = 0.5
 #: Numbers held at a time while draws are evaluated.
 CHUNK = 4_000_000
 
@@ -225,7 +225,9 @@ def evaluate_subsets(
     for key, faces in truth.boxes.items():
         found = _checked(key, predictions.get(key))
         kept = {subset: flags[key] for subset, flags in truth.kept.items()}
-        matched.append(MatchedImage(key, found[:, 4], _best(found, faces), kept, len(faces)))
+        corners = np.hstack((found[:, :2], found[:, :2] + found[:, 2:4]))
+        best = best_face(iou_plus_one(corners, faces, whole=truth.whole))
+        matched.append(MatchedImage(key, found[:, 4], best, kept, len(faces)))
     return evaluate_matched(matched, subsets, n_listed=len(truth.listed))
 
 
@@ -341,26 +343,6 @@ def bootstrap_weights(n_images: int, *, draws: int = 1000, seed: int = 0) -> Int
     """How often each of ``n_images`` is drawn, (draws, n_images): every draw takes n_images with replacement."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(n_images, np.full(n_images, 1 / n_images), size=draws)
-
-
-def iou_plus_one(a: Floats, b: Floats) -> Floats:
-    """IoU (N, M) of boxes (N, 4) and (M, 4), xyxy, counting both border pixels: sides are x2 - x1 + 1."""
-    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
-    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    sides = bottom_right - top_left + 1
-    overlap = np.where((sides > 0).all(axis=2), sides[..., 0] * sides[..., 1], 0.0)
-    area_a, area_b = ((x[:, 2] - x[:, 0] + 1) * (x[:, 3] - x[:, 1] + 1) for x in (a, b))
-    union = area_a[:, None] + area_b[None] - overlap
-    return np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
-
-
-def _best(found: Floats, faces: Floats) -> Ints:
-    """For each prediction the number of its best ground truth (the first of equals); -1 below IoU 0.5."""
-    if not len(found) or not len(faces):
-        return np.full(len(found), -1, dtype=np.int64)
-    overlap = iou_plus_one(np.hstack((found[:, :2], found[:, :2] + found[:, 2:4])), faces)
-    best = overlap.argmax(axis=1)
-    return np.where(overlap[np.arange(len(found)), best] >= IOU, best, -1)
 
 
 def _steps(scores: Floats, low: float, high: float) -> Ints:

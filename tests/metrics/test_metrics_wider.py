@@ -7,6 +7,8 @@ import time
 import warnings
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,8 +26,8 @@ from lipcore.metrics.wider import (
     bootstrap_weights,
     evaluate_subsets,
     evaluate_wider,
-    iou_plus_one,
 )
+from lipcore.metrics.wider_boxes import best_face, iou_plus_one, to_int32
 from lipcore.metrics.wider_files import evaluate, read_predictions, write_predictions
 
 A, B, C = ("0--A", "a"), ("0--A", "b"), ("1--C", "c")
@@ -49,6 +51,12 @@ def hard(predictions: Mapping[ImageKey, ArrayLike], ground_truth: WiderGroundTru
     return evaluate_wider(predictions, ground_truth, "hard")
 
 
+def matlab_int(value: float) -> int:
+    """As int32 of an int32 with a double: half away from zero, no further than the type reaches."""
+    nearest = int(Decimal(value).to_integral_value(ROUND_HALF_UP))  # of decimals, "up" is away from zero
+    return min(max(nearest, -(2**31)), 2**31 - 1)
+
+
 def reference(predictions: Mapping[ImageKey, ArrayLike], ground_truth: WiderGroundTruth) -> tuple[float, float]:
     """Official and exact AP as the steps of the tool read, one prediction and one threshold at a time."""
     tables = {key: np.array(value, dtype=float).reshape(-1, 5) for key, value in predictions.items()}
@@ -66,10 +74,12 @@ def reference(predictions: Mapping[ImageKey, ArrayLike], ground_truth: WiderGrou
         for x, y, w, h, _ in table.tolist():
             overlaps = []
             for x1, y1, x2, y2 in faces.tolist():
-                width = min(x + w, x2) - max(x, x1) + 1
-                height = min(y + h, y2) - max(y, y1) + 1
+                kind = matlab_int if ground_truth.whole else float
+                width = kind(min(x + w, x2)) - kind(max(x, x1)) + 1
+                height = kind(min(y + h, y2)) - kind(max(y, y1)) + 1
                 inter = width * height if width > 0 and height > 0 else 0.0
-                overlaps.append(inter / ((w + 1) * (h + 1) + (x2 - x1 + 1) * (y2 - y1 + 1) - inter))
+                areas = (x + w - x + 1) * (y + h - y + 1) + (x2 - x1 + 1) * (y2 - y1 + 1)
+                overlaps.append(inter / (kind(areas) - inter))
             best = overlaps.index(max(overlaps))
             ignored = overlaps[best] >= 0.5 and not kept[best]
             if overlaps[best] >= 0.5 and kept[best]:
@@ -151,6 +161,26 @@ class TestRules:
     def test_boxes_of_no_size_have_one_pixel(self) -> None:
         assert iou_plus_one(np.zeros((1, 4)), np.zeros((1, 4))).tolist() == [[1.0]]
         assert iou_plus_one(np.zeros((1, 4)), np.array([[1.0, 1, 1, 1]])).tolist() == [[0.0]]
+
+    @pytest.mark.parametrize(("x", "whole", "doubles"), [(3.3, 1, 1), (3.4, 1, 0), (3.49, 1, 0), (3.5, 0, 0)])
+    def test_lists_of_integers_are_computed_in_integers(self, x: float, whole: int, doubles: int) -> None:
+        """A box from 3.4 to 12.4 covers 7 of 10 columns in integers, 6.6 in floating point: 70 / 130 or 66 / 134."""
+        ground_truth = truth({A: [(0, 0, 9, 9)]})
+        predictions = {A: scored(((x, 0, 9, 9), 0.9), (FAR, 0.1))}
+        assert hard(predictions, ground_truth).recall[-1] == doubles
+        assert hard(predictions, replace(ground_truth, whole=True)).recall[-1] == whole
+        part = evaluate_wider(predictions, replace(ground_truth, whole=True), "hard", images=[A])
+        assert part.recall[-1] == whole
+
+    def test_the_tools_integers(self) -> None:
+        given = [0.5, -0.5, 1.4999, -1.5, 2.5, 0.49999999999999994, 3e9, -3e9]
+        assert to_int32(np.array(given)).tolist() == [1, -1, 1, -2, 3, 0, 2**31 - 1, -(2**31)]
+        (overlap,) = iou_plus_one(np.array([[3.4, 0, 12.4, 9]]), np.array([[0.0, 0, 9, 9]]), whole=True)
+        assert overlap.tolist() == [70 / 130], "the quotient is not rounded"
+        (overlap,) = iou_plus_one(np.array([[0.0, 0, 9.25, 9]]), np.array([[0.0, 0, 9, 9]]), whole=True)
+        assert overlap.tolist() == [100 / 103], "the areas, 100 + 102.5, are rounded as a sum"
+        assert best_face(np.zeros((2, 0))).tolist() == [-1, -1]
+        assert best_face(np.zeros((0, 2))).tolist() == []
 
     def test_images_without_predictions_count_their_faces(self) -> None:
         ground_truth = truth({A: [FACE], B: [FACE]})
@@ -278,6 +308,15 @@ class TestProperties:
             assert 0 <= result.ap_exact <= 1
             precision, recall = result.exact_curve()
             assert average_precision(recall, precision) == pytest.approx(result.ap_exact)
+
+    @given(images, st.sampled_from([0.1, 0.25, 0.5, 1.3]))
+    def test_as_the_tool_computes_in_integers(self, case: list[tuple[list, list]], scale: float) -> None:
+        predictions, ground_truth = drawn(case)
+        ground_truth = replace(ground_truth, whole=True)
+        predictions = {key: p * [scale, scale, scale, scale, 1] for key, p in predictions.items()}
+        if usable(predictions, ground_truth):
+            result = hard(predictions, ground_truth)
+            assert (result.ap, result.ap_exact) == pytest.approx(reference(predictions, ground_truth), abs=1e-12)
 
     @given(images, st.sampled_from([(1.0, -100.0), (1.0, 64.0), (0.5, 0.0), (1024.0, -1.0)]))
     def test_only_the_order_and_the_spacing_of_scores_matter(
@@ -458,6 +497,7 @@ class TestOfficial:
     def test_the_whole_set_takes_seconds(self, root: Path) -> None:
         """Boxes near all 39,708 and 100 others in each of the 3,226 images, on all subsets."""
         ground_truth = load_ground_truth(official(root, "eval_tools/ground_truth"))
+        assert ground_truth.whole
         generator = np.random.default_rng(0)
         predictions = {}
         for key, faces in ground_truth.boxes.items():

@@ -19,9 +19,12 @@ from lipcore.attacks.updates import update_rule
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import DataError, WeightsError
 from lipcore.known_fields import erf_of
+from lipcore.metrics.wider_boxes import best_face
 from lipcore.results import plain, read_results
+from lipcore.studies.base.records import Records
+from lipcore.studies.base.stored_detections import unpack
 from lipcore.studies.benchmarks import transfer
-from lipcore.studies.benchmarks.attack_runs import NONE, Settings, Task, attack_image
+from lipcore.studies.benchmarks.attack_runs import KEY, NONE, Settings, Task, attack_image
 from lipcore.studies.benchmarks.attack_tables import DETECTORS
 from lipcore.studies.benchmarks.attack_verdicts import table
 from lipcore.studies.benchmarks.images import Item, load_items
@@ -29,24 +32,37 @@ from lipcore.studies.benchmarks.images import Item, load_items
 EXPERIMENTS = {"wider_attack": "wider", "fddb_attack": "fddb", "transfer": "wider"}
 
 
-def committed(root: Path, experiment: str, lines: int | None = None) -> list[dict[str, Any]]:
-    """The first records of a full run; read here, so that a test never writes to a file that a run may be writing."""
+def committed(root: Path, experiment: str, folder: Path, lines: int | None = None) -> list[dict[str, Any]]:
+    """The records in the first lines of a full run, which may be going on; all by default."""
     path = root / "results" / "full" / f"{experiment}.records.jsonl"
     if not path.is_file():
         pytest.skip(f"no {path.name}: the full run is not done")
+    copy = folder / path.name
     with path.open() as file:
-        return [json.loads(line) for line in islice(file, lines) if line.endswith("\n")]
+        copy.write_text("".join(islice(file, lines)))
+    return list(Records(copy, transfer.KEY if experiment == "transfer" else KEY))
+
+
+def at_hand(dataset: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Item]:
+    """Its images; the test is skipped where they are not there."""
+    shared = root.parent / "shared" / "data"
+    if not os.environ.get("LIPCORE_DATA") and shared.is_dir():
+        monkeypatch.setenv("LIPCORE_DATA", str(shared))
+    try:
+        return load_items(dataset)
+    except DataError as error:
+        pytest.skip(f"the images are not at hand: {error}")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_a_committed_table_follows_from_its_records(root: Path, experiment: str) -> None:
+def test_a_committed_table_follows_from_its_records(root: Path, tmp_path: Path, experiment: str) -> None:
     """Every row, those of the differences too, and every scalar, without images and detectors."""
     path = root / "results" / "full" / f"{experiment}.json"
     if not path.is_file():
         pytest.skip(f"no {path.name}: the full run is not done")
     document = read_results(path)
     config = document["config"]
-    records = committed(root, experiment, config["lines"])
+    records = committed(root, experiment, tmp_path, config["lines"])
     if experiment == "transfer":
         again = transfer.table(records, config["records"])
     else:
@@ -58,6 +74,23 @@ def test_a_committed_table_follows_from_its_records(root: Path, experiment: str)
         for key, value in stored.items():
             close = isinstance(value, float) and math.isclose(made[key], value, rel_tol=1e-9, abs_tol=1e-12)
             assert close or made[key] == value, f"{key} of {stored}"
+
+
+def test_the_matches_of_the_official_tool(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record's, from its boxes and the images' annotation: in the tool's integers, as ``official`` amends them."""
+    records = committed(root, "wider_attack", tmp_path)
+    items = at_hand("wider", root, monkeypatch)
+    other = 0
+    for record in records:
+        found = unpack(record["detections"])
+        best = found[:, 5].copy()
+        for detection, face in record.get("official", ()):
+            best[detection] = face
+        item = items[record["image"]]
+        assert best.tolist() == best_face(item.official(found[:, :4])).tolist()
+        assert found[:, 5].tolist() == best_face(item.overlaps(found[:, :4])).tolist()
+        other += "official" in record
+    assert other > 0
 
 
 #: Records with more faces than this, or of more steps on WIDER FACE's large images, take too long to run again.
@@ -124,16 +157,10 @@ def assert_same(again: dict[str, Any], stored: dict[str, Any], steps: int) -> No
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_three_records_run_again(root: Path, monkeypatch: pytest.MonkeyPatch, experiment: str) -> None:
+def test_three_records_run_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, experiment: str) -> None:
     """Three random records of the committed run, where images and weights are at hand."""
-    records = committed(root, experiment)
-    shared = root.parent / "shared" / "data"
-    if not os.environ.get("LIPCORE_DATA") and shared.is_dir():
-        monkeypatch.setenv("LIPCORE_DATA", str(shared))
-    try:
-        items = load_items(EXPERIMENTS[experiment])
-    except DataError as error:
-        pytest.skip(f"the images are not at hand: {error}")
+    records = committed(root, experiment, tmp_path)
+    items = at_hand(EXPERIMENTS[experiment], root, monkeypatch)
     detectors = {}
     for name in DETECTORS:
         with contextlib.suppress(WeightsError):

@@ -24,7 +24,7 @@ from lipcore.attacks.updates import i_fgsm
 from lipcore.errors import DataError, UnknownName
 from lipcore.images import quantise
 from lipcore.known_fields import erf_of
-from lipcore.metrics.wider import iou_plus_one
+from lipcore.metrics.wider_boxes import iou_plus_one
 from lipcore.results import read_results
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, rounded, unpack
@@ -71,6 +71,10 @@ class Picture:
     def overlaps(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
         squares = [[x, y, x + 16, y + 16] for x, y in toys.FAR[: self.faces]]
         return iou_plus_one(boxes, np.array(squares, dtype=np.float64))
+
+    def official(self, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+        squares = [[x, y, x + 16, y + 16] for x, y in toys.FAR[: self.faces]]
+        return iou_plus_one(boxes, np.array(squares, dtype=np.float64), whole=True)
 
     def read(self) -> NDArray[np.uint8]:
         image = toys.bright(toys.FAR[: self.faces], seed=self.seed)
@@ -127,6 +131,12 @@ class TestFit:
         assert fitted.best.tolist() == [0, 0, 1, -1, 0], "9 of 17 rows: IoU 9/17"
         assert fitted.faces == [9.0, -1.0]
         assert fitted.overlaps == [(0, 0, 1.0), (1, 0, 0.8889), (2, 1, 1.0), (4, 0, 0.5294)]
+
+    def test_where_the_tool_rounds_to_another_face(self) -> None:
+        # 17 x 17 pixels from 9.6 on cover 11.4 columns of the face, 193.8 / 384.2; in integers 11, 187 / 391.
+        fitted = fit(Picture(0), np.array([[9.6, 4, 25.6, 20, 1.0], [44, 4, 60, 20, 2]]))
+        assert fitted.best.tolist() == [0, 1]
+        assert fitted.official.tolist() == [-1, 1]
 
     def test_nothing_to_fit(self) -> None:
         assert fit(Picture(0), np.zeros((0, 5))).faces == [None, None]

@@ -24,6 +24,8 @@ class Records:
     once. Reading changes nothing: a last line cut off by a kill is passed over, and gives way to the next record.
     One process writes at a time; any number may read beside it.
 
+    A later line with ``"amends": true`` adds its other entries to the record of its unit.
+
     Args:
         path: the ``.records.jsonl`` file; made when the first record comes.
         key: the names of the entries that tell units apart.
@@ -41,6 +43,11 @@ class Records:
         self._count = 0  # lines in them
         self._lock = FileLock(f"{path}.lock")
         self._read_on()
+
+    @property
+    def lines(self) -> int:
+        """Whole lines read; more than the records where some are amended."""
+        return self._count
 
     def unit(self, record: dict[str, Any]) -> tuple[Any, ...]:
         """The entries of ``record`` that say which unit of work it is."""
@@ -136,6 +143,11 @@ class Records:
 
     def _take(self, record: dict[str, Any]) -> None:
         unit, number = self.unit(record), self._count + 1
+        if record.pop("amends", False):
+            if unit not in self._records:
+                raise DataError(f"line {number} of {self.path} amends a unit that no line before it records: {unit}")
+            self._records[unit] |= record
+            return
         try:
             known = self._records.setdefault(unit, record)
         except TypeError as error:

@@ -206,13 +206,17 @@ def perturbed(
 def detections(settings: Settings, detector: Detector, responses: Responses, item: Item) -> dict[str, Any]:
     """The detections of one image, packed, each with the face it fits; and for each face the best logit that fits it.
 
-    Where a benchmark matches detections one to one (FDDB), also every pair that overlaps.
+    Where the benchmark's tool rounds and so takes another face than ``best``, ``official`` has (detection, face). Where
+    it matches detections one to one (FDDB), also every pair that overlaps.
     """
     found = detector.select(responses, settings.least)[0]
     logits = responses.logits[0][found.responses]
     table = rounded(torch.cat((found.boxes, logits[:, None]), dim=1)[: settings.most].detach().cpu().numpy())
     fitted = fit(item, table)
     record = {"detections": pack(np.column_stack((table, fitted.best))), "faces": fitted.faces}
+    other = np.flatnonzero(fitted.official != fitted.best)
+    if len(other):
+        record["official"] = np.column_stack((other, fitted.official[other])).tolist()
     return record | ({"overlaps": fitted.overlaps} if item.one_to_one else {})
 
 

@@ -135,8 +135,10 @@ class Shot:
 
     @cached_property
     def matched(self) -> MatchedImage:
-        """Its detections for average precision; scores are probabilities."""
+        """Its detections for average precision, with the tool's own matches; scores are probabilities."""
         table = unpack(self.record["detections"])
+        for detection, face in self.record.get("official", ()):
+            table[detection, 5] = face
         event, _, name = self.record["image"].rpartition("/")
         scores = 1 / (1 + np.exp(-table[:, 4]))
         return MatchedImage((event, name), scores, table[:, 5].astype(np.int64), self.kept, len(self.heights))

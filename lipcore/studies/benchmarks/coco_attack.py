@@ -245,7 +245,7 @@ def summarise(profile: str, detectors: Sequence[Detector], records: Records, pat
         path or results_path(EXPERIMENT, profile),
         experiment=EXPERIMENT,
         profile=profile,
-        config={"settings": VARIANTS, "perturbations": PERTURBATIONS, "records": settings, "lines": len(records)},
+        config={"settings": VARIANTS, "perturbations": PERTURBATIONS, "records": settings, "lines": records.lines},
         rows=table,
         reported=poster("coco"),
         summary=summary(table, detectors[0].name),

@@ -22,7 +22,7 @@ from lipcore.datasets.synthetic import Crowd
 from lipcore.datasets.wider import SUBSETS, WiderImage, load_wider, write_wider
 from lipcore.errors import DataError, UnknownName
 from lipcore.metrics.fddb import region_ious
-from lipcore.metrics.wider import iou_plus_one
+from lipcore.metrics.wider_boxes import best_face, iou_plus_one
 from lipcore.paths import ROOT
 
 Floats = NDArray[np.float64]
@@ -66,7 +66,10 @@ class Item(Protocol):
         """The pixels (H, W, 3), RGB in 0..255."""
 
     def overlaps(self, boxes: Floats) -> Floats:
-        """IoU (K, N) of ``boxes`` (K, 4), xyxy in pixels, with the faces, as the benchmark's tool computes it."""
+        """IoU (K, N) of ``boxes`` (K, 4), xyxy in pixels, with the faces."""
+
+    def official(self, boxes: Floats) -> Floats:
+        """The same as the benchmark's tool rounds it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +113,10 @@ class WiderItem:
         """IoU (K, N) with the annotated boxes."""
         return iou_plus_one(boxes, self.image.boxes)
 
+    def official(self, boxes: Floats) -> Floats:
+        """The same in the tool's integers."""
+        return iou_plus_one(boxes, self.image.boxes, whole=self.image.whole)
+
 
 @dataclass(frozen=True, eq=False)
 class FddbItem:
@@ -147,6 +154,8 @@ class FddbItem:
         found = np.hstack((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]))
         return region_ious(self.image.ellipses, found, self.image.size, self.name).T
 
+    official = overlaps
+
 
 @dataclass(frozen=True, eq=False)
 class CrowdItem:
@@ -183,6 +192,8 @@ class CrowdItem:
         """IoU (K, N) with the boxes."""
         return iou_plus_one(boxes, self.photo.boxes)
 
+    official = overlaps
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -190,11 +201,13 @@ class Fit:
 
     Attributes:
         best: (K,) the face that each detection overlaps most (the first of equals), -1 below IoU 0.5.
+        official: (K,) the same as the benchmark's tool rounds it, which its average precision takes.
         faces: (N,) the highest logit of the detections that overlap each face by at least 0.5, None without any.
         overlaps: the pairs that overlap at all, each as (detection, face, IoU).
     """
 
     best: NDArray[np.int64]
+    official: NDArray[np.int64]
     faces: list[float | None]
     overlaps: list[tuple[int, int, float]] = field(repr=False)
 
@@ -203,13 +216,12 @@ def fit(item: Item, found: Floats) -> Fit:
     """Matches detections ``found`` (K, 5), xyxy and logit, with the faces of ``item``."""
     n = len(item.heights)
     if n == 0 or len(found) == 0:
-        return Fit(np.full(len(found), -1), [None] * n, [])
+        return Fit(*[np.full(len(found), -1)] * 2, [None] * n, [])
     overlaps = item.overlaps(found[:, :4])
-    best = np.where(overlaps.max(axis=1) >= IOU, overlaps.argmax(axis=1), -1)
     highest = np.where(overlaps >= IOU, found[:, 4:], -np.inf).max(axis=0)
     faces = [round(v, 3) if np.isfinite(v) else None for v in highest.tolist()]
     pairs = [(int(k), int(j), round(float(overlaps[k, j]), 4)) for k, j in zip(*overlaps.nonzero(), strict=True)]
-    return Fit(best, faces, pairs)
+    return Fit(best_face(overlaps), best_face(item.official(found[:, :4])), faces, pairs)
 
 
 def truth(item: Item) -> dict[str, Any]:

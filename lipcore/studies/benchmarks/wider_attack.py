@@ -106,7 +106,7 @@ def summarise(
         experiment=DATASETS[dataset],
         profile=profile,
         # The records may grow while a run goes on: the table is of the first so many lines.
-        config={"settings": settings, "perturbations": PERTURBATIONS, "records": configs, "lines": len(records)},
+        config={"settings": settings, "perturbations": PERTURBATIONS, "records": configs, "lines": records.lines},
         rows=rows,
         reported=poster("wider") if dataset == "wider" else [],
         summary=scalars,

@@ -144,7 +144,7 @@ def _benchmark(config: Config, detector: HRMini, item: Item, mode: str) -> dict[
         made = detector.detect(image, config.threshold)[0]
     logits = torch.logit(made.scores.double(), eps=1e-7)
     table = torch.cat((made.boxes.double(), logits[:, None]), dim=1).cpu().numpy()
-    best = fit(item, table).best
+    best = fit(item, table).official
     without_boxes = np.column_stack((np.zeros((len(best), 4)), table[:, 4], best))
     return {"detections": pack(without_boxes), "truth": truth(item)}
 
