@@ -47,4 +47,5 @@ def best_face(overlap: Floats) -> Ints:
 def to_int32(values: Floats) -> Floats:
     """Whole numbers as MATLAB's int32 has them: rounded half away from zero, kept within its range."""
     cut = np.trunc(values)
-    return np.clip(cut + np.sign(values) * (np.abs(values - cut) >= 0.5), _INT32.min, _INT32.max)
+    whole: Floats = np.clip(cut + np.sign(values) * (np.abs(values - cut) >= 0.5), _INT32.min, _INT32.max)
+    return whole

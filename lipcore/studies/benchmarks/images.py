@@ -216,7 +216,8 @@ def fit(item: Item, found: Floats) -> Fit:
     """Matches detections ``found`` (K, 5), xyxy and logit, with the faces of ``item``."""
     n = len(item.heights)
     if n == 0 or len(found) == 0:
-        return Fit(*[np.full(len(found), -1)] * 2, [None] * n, [])
+        none = np.full(len(found), -1)
+        return Fit(none, none, [None] * n, [])
     overlaps = item.overlaps(found[:, :4])
     highest = np.where(overlaps >= IOU, found[:, 4:], -np.inf).max(axis=0)
     faces = [round(v, 3) if np.isfinite(v) else None for v in highest.tolist()]
