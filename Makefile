@@ -18,7 +18,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup book test full bench serve lock clean
+.PHONY: help setup book pdf test full bench serve lock clean
 
 # A misspelt variable would be ignored by make without a word.
 KNOWN := PYTHON TORCH_INDEX PROFILE DETECTOR IMAGES PORT LOCK_OPTIONS
@@ -47,6 +47,7 @@ DOIT = $(PY) -m doit "profile=$$PROFILE" "detector=$$DETECTOR" "images=$$IMAGES"
 
 help:
 	@echo "make book    set up, run the notebooks, build the book    PROFILE=quick|full DETECTOR=package.module:factory IMAGES=FOLDER"
+	@echo "make pdf     the book, and the whole of it as one PDF (needs Chromium)"
 	@echo "make test    set up, run every check there is"
 	@echo "make full    the book with the full profile (hours; goes on where it stopped)"
 	@echo "make bench   time and memory, and other libraries' attacks beside (an environment of its own)    PROFILE=quick|full"
@@ -60,6 +61,10 @@ help:
 book: setup
 	@$(DOIT) book
 	@echo "The book: _build/html/index.html"
+
+pdf: setup
+	@$(DOIT) pdf
+	@echo "The PDF: _build/lip-book.pdf"
 
 full:
 	@$(MAKE) --no-print-directory book PROFILE=full
@@ -86,7 +91,7 @@ serve:
 	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 clean:
-	rm -rf $(addprefix _build/,executed stage html reports images private nbval bench built.txt doit.sqlite3 notebook.lock test.lock)
+	rm -rf $(addprefix _build/,executed stage html reports images private nbval bench built.txt lip-book.pdf doit.sqlite3 notebook.lock test.lock)
 	rm -rf results/quick build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 lock: $(DONE)/venv

@@ -46,6 +46,7 @@ from doit.exceptions import InvalidDodoFile, TaskFailed
 ROOT = Path(__file__).resolve().parent
 BOOK, BUILD, RESULTS = Path("book"), Path("_build"), Path("results")
 STAGE, HTML, BUILT = BUILD / "stage", BUILD / "html", BUILD / "built.txt"
+PDF = BUILD / "lip-book.pdf"
 PARAMETERS = ("detector", "images", "profile")
 PROFILES = ("quick", "full")
 #: Seconds that a cell may take; one of the full profile measures for hours, and goes on where it was stopped.
@@ -256,6 +257,17 @@ def task_book() -> dict[str, Any]:
     }
 
 
+def task_pdf() -> dict[str, Any]:
+    """Print the whole book into one PDF; needs a Chromium."""
+    run = requested()
+    return {
+        "actions": [(stage, [run]), (print_pdf, [run]), (stage, [run]), (build, [run])],
+        "file_dep": [str(run.executed / path.name) for path in notebooks()],
+        "task_dep": ["book"],
+        "uptodate": [False],
+    }
+
+
 # Actions
 
 
@@ -372,23 +384,60 @@ def build(run: Run) -> TaskFailed | None:
     """The strict build of the stage; then its pages replace the old ones."""
     print(f"book ({run.variant}): building the pages, a warning is an error ...", flush=True)
     start = time.monotonic()
-    log = BUILD / "reports" / "book.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
-    command += ["--config", "_config.yml", "--path-output", str(STAGE), "--all", "-W", "--keep-going"]
-    _prepare_environment(run)
-    environment = {**os.environ, "LIPCORE_RESULTS": run.results.as_posix(), "PYTHONUTF8": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf8", check=False)
-    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
-    log.write_text(said, encoding="utf8")
+    if failed := _jupyter_book(run, "html"):
+        return failed
     pages = STAGE / "_build" / "html"
-    if done.returncode or not (pages / "index.html").is_file():
-        lines = [line for line in said.splitlines() if line.strip()]
-        warnings = [line for line in lines if re.search("WARNING|ERROR|[Ee]rror:", line)] or lines[-30:]
-        return TaskFailed("the strict build failed:\n" + "\n".join(warnings) + f"\nAll it said: {log}")
+    if PDF.is_file():
+        shutil.copyfile(PDF, pages / PDF.name)
     BUILT.unlink(missing_ok=True)
     shutil.rmtree(HTML, ignore_errors=True)
     shutil.move(pages, HTML)
     BUILT.write_text(run.variant)
     print(f"book ({run.variant}): built in {time.monotonic() - start:.1f} s", flush=True)
+    return None
+
+
+def print_pdf(run: Run) -> TaskFailed | None:
+    """All pages as one, printed by a Chromium."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        return TaskFailed(f"a PDF is printed by a browser, and none of {', '.join(names)} is installed here")
+    print("pdf: all chapters as one page, printed ...", flush=True)
+    PDF.unlink(missing_ok=True)
+    if failed := _jupyter_book(run, "singlehtml"):
+        return failed
+    page = (STAGE / "_build" / "singlehtml" / "paper.html").resolve()
+    root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    command = [
+        browser,
+        "--headless",
+        "--disable-gpu",
+        *root,
+        "--no-pdf-header-footer",
+        f"--print-to-pdf={PDF.resolve()}",
+    ]
+    done = subprocess.run([*command, page.as_uri()], capture_output=True, text=True, check=False)
+    if done.returncode or not PDF.is_file():
+        return TaskFailed(f"{browser} did not print: {done.stderr[-2000:]}")
+    print(f"pdf: {PDF}, {PDF.stat().st_size / 1e6:.1f} MB", flush=True)
+    return None
+
+
+def _jupyter_book(run: Run, builder: str) -> TaskFailed | None:
+    """Builds the stage, a warning is an error."""
+    log = BUILD / "reports" / f"book-{builder}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(STAGE)]
+    command += ["--config", "_config.yml", "--path-output", str(STAGE), "--builder", builder]
+    command += ["--all", "-W", "--keep-going"]
+    _prepare_environment(run)
+    environment = {**os.environ, "LIPCORE_RESULTS": run.results.as_posix(), "PYTHONUTF8": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf8", check=False)
+    said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    log.write_text(said, encoding="utf8")
+    if done.returncode or not list((STAGE / "_build" / builder).glob("*.html")):
+        lines = [line for line in said.splitlines() if line.strip()]
+        warnings = [line for line in lines if re.search("WARNING|ERROR|[Ee]rror:", line)] or lines[-30:]
+        return TaskFailed("the strict build failed:\n" + "\n".join(warnings) + f"\nAll it said: {log}")
     return None

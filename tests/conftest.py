@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +37,18 @@ def clean_environment() -> dict[str, str]:
     """This process's environment without what a test run adds to it: for commands that a user would type."""
     added = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROFILE", "DETECTOR", "IMAGES", "LIPCORE_RESULTS")
     return {k: v for k, v in os.environ.items() if k not in added and not k.startswith("PYTEST_")}
+
+
+@pytest.fixture(scope="session")
+def html(root: Path, clean_environment: dict[str, str]) -> Path:
+    """The strictly built pages; `make test` has built them already, and then this takes a second or two."""
+    build = root / "_build"
+    build.mkdir(exist_ok=True)
+    with (build / "test.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "-m", "doit", "book"],
+            cwd=root, env=clean_environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return build / "html"

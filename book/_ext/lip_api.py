@@ -1,4 +1,6 @@
-"""The API page: the line ``<!-- lip-api -->`` becomes one section per module of lipcore, from the docstrings."""
+"""The API's pages: ``<!-- lip-api PACKAGE first second -->`` becomes one section per module of PACKAGE, from the
+docstrings, those named first. Of ``lipcore`` itself the modules that are in no package of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-MARKER = "<!-- lip-api -->"
+MARKER = re.compile(r"<!-- lip-api (\S+)(.*?) -->")
 SECTION = """
 ## `{name}`
 
@@ -23,7 +25,7 @@ SECTION = """
 
 
 def modules(package: str = "lipcore") -> list[str]:
-    """Every public module of ``package`` that holds code, found without importing it."""
+    """Every public module of ``package`` and below it that holds code, found without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise RuntimeError(f"{package} is not installed in the environment that builds the book")
@@ -44,9 +46,26 @@ def _holds_code(path: Path) -> bool:
     return any(isinstance(node, kinds) for node in ast.parse(path.read_text(encoding="utf8")).body)
 
 
+def listed(package: str, first: list[str]) -> list[str]:
+    """The modules of one page, those of ``first`` (names in the package) before the others."""
+    names = modules(package)
+    if package == "lipcore":
+        names = [name for name in names if name.count(".") == 1 and not _is_package(name)]
+    begin = [f"{package}.{name}" for name in first]
+    if missing := set(begin) - set(names):
+        raise RuntimeError(f"there is no module {', '.join(sorted(missing))}; valid: {', '.join(names)}")
+    return [*begin, *(name for name in names if name not in begin)]
+
+
+def _is_package(name: str) -> bool:
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
 def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    if MARKER in source[0]:
-        source[0] = source[0].replace(MARKER, "\n".join(SECTION.format(name=name) for name in modules()))
+    if found := MARKER.search(source[0]):
+        sections = "\n".join(SECTION.format(name=name) for name in listed(found[1], found[2].split()))
+        source[0] = source[0].replace(found[0], sections)
 
 
 def _escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -1,19 +1,21 @@
-"""Pages that need no network: they load nothing but files of the book.
+"""Pages that need no network and leave nobody out.
 
-Jupyter Book adds every script under ``_static`` to every page, so MathJax would load twice; and sphinx-thebe, which
-makes pages live through a public Binder, names a script elsewhere on each page even when it is switched off.
+sphinx-thebe, which makes pages live through a public Binder, names a script elsewhere on each page even when it is
+switched off, and so does myst-nb for widgets. The theme asks for its fonts ahead of time in a way that browsers refuse
+for a page opened from a disk, its side bar's switches have no name, and its wide tables cannot be scrolled by keyboard.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.config import Config
 
 
-def _keep_mathjax_to_pages_with_math(app: Sphinx, config: Config) -> None:
-    config.html_js_files = [entry for entry in config.html_js_files if entry != config.mathjax_path]
+def _no_widgets(app: Sphinx, config: Config) -> None:
     config.nb_ipywidgets_js = {}
 
 
@@ -27,7 +29,24 @@ def _described(script: Any) -> str:
     return f"{getattr(script, 'filename', script)} {getattr(script, 'attributes', {}).get('body', '')}"
 
 
+def tidy(page: str) -> str:
+    """A page of the theme with what it leaves out."""
+    page = re.sub(r'\s*<link rel="preload" as="font"[^>]*>', "", page)
+    page = re.sub(r'<summary>(?=\s*<span class="toctree-toggle")', '<summary aria-label="Pages below this one">', page)
+    page = page.replace(
+        '<div class="pst-scrollable-table-container">', '<div class="pst-scrollable-table-container" tabindex="0">'
+    )
+    return re.sub(r'<th class="(head[^"]*)"', r'<th scope="col" class="\1"', page)
+
+
+def _tidy(app: Sphinx, exception: Exception | None) -> None:
+    if exception is None:
+        for path in Path(app.outdir).glob("*.html"):
+            path.write_text(tidy(path.read_text(encoding="utf8")), encoding="utf8")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    app.connect("config-inited", _keep_mathjax_to_pages_with_math)
+    app.connect("config-inited", _no_widgets)
     app.connect("html-page-context", _drop_thebe, priority=900)
+    app.connect("build-finished", _tidy)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

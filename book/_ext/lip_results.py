@@ -8,8 +8,10 @@
 ``{{ own_... }}``           the number of this build's own run (the quick one, if nothing else was asked)
 ``{{ experiment_run }}``    which run ``{{ experiment_... }}`` speaks of: ``quick``, ``full`` or ``custom``
 ``{{ poster_table_... }}``  the poster's number in ``data/poster/table.csv``: ``{{ poster_ipi_imp_9_40_asr }}``
+``{{ version }}``           of this edition; ``{{ released }}``: its date; ``{{ pdf_link }}``: to the PDF if any
 ``{{ notebooks_table }}``   a table of what each notebook took in this build (on a line of its own)
 ``{{ runs_table }}``        a table of what is measured in the full and in this build's run, and what it cost
+``{{ full(...) }}``         one value of the full run's rows: ``{{ full("wider_attack", "asr", detector="hr-mini") }}``
 ==========================  =============================================================================
 
 The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. All numbers of an experiment
@@ -21,6 +23,7 @@ Jinja filters work: ``{{ '%.2f' | format(interference_asr_imp) }}``.
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import re
@@ -91,6 +94,42 @@ def poster(folder: Path) -> dict[str, Number]:
     return names
 
 
+class Full:
+    """The value of one row of the full run's results, for prose: ``full("wider_attack", "asr", detector="hr-mini")``.
+
+    Args:
+        folder: of the results files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(
+        self, study: str, metric: str, *, scale: float = 100, digits: int = 0, interval: bool = False, **where: Any
+    ) -> str:
+        """The value times ``scale``, with its interval where asked for.
+
+        Raises:
+            ValueError: not one row fits; the message says how many do.
+        """
+        rows = _rows(self.folder / f"{study}.json")
+        wanted = {"metric": metric, **where}
+        fitting = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+        if len(fitting) != 1:
+            raise ValueError(f"{len(fitting)} rows of {study} have {wanted}")
+        value, low, high = (fitting[0][key] for key in ("value", "ci_low", "ci_high"))
+        if value is None:
+            return NOT_MEASURED
+        text = f"{scale * value:z.{digits}f}"
+        return f"{text} [{scale * low:z.{digits}f}, {scale * high:z.{digits}f}]" if interval else text
+
+
+@functools.cache
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf8"))["rows"]
+    return rows
+
+
 def notebooks_table(stage: Path) -> str:
     """Markdown table of the seconds each executed notebook in ``stage`` took."""
     rows, total = [], 0.0
@@ -117,11 +156,26 @@ def runs_table(folders: list[Path]) -> str:
     return "\n".join([*head, *rows])
 
 
+def about(citation: Path) -> dict[str, str]:
+    """Version and date of this edition, from the file that says how to cite it."""
+    fields = dict(re.findall(r"^(version|date-released): *\"?([\w.-]+)", citation.read_text(encoding="utf8"), re.M))
+    return {"version": fields["version"], "released": fields["date-released"]}
+
+
+def _pdf() -> str:
+    if (ROOT / "_build" / "lip-book.pdf").is_file():
+        return '<a href="lip-book.pdf">the whole book as one PDF</a>'
+    return "`make pdf` prints the whole book into one file"
+
+
 def _add(app: Sphinx, config: Config) -> None:
     own = ROOT / os.environ.get("LIPCORE_RESULTS", "results/quick")
     config.myst_substitutions = {
         "notebooks_table": notebooks_table(Path(app.srcdir)),
         "runs_table": runs_table([ROOT / "results" / "full", own]),
+        **about(ROOT / "CITATION.cff"),
+        "pdf_link": _pdf(),
+        "full": Full(ROOT / "results" / "full"),
         **poster(ROOT / "data" / "poster"),
         **substitutions(ROOT / "results", own),
         **config.myst_substitutions,

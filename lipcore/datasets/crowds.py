@@ -75,7 +75,7 @@ class CrowdPhoto:
             raise DataError(f"{self.path} is {pixels.shape[1]} x {pixels.shape[0]} px, not as its annotation says")
         if self.scale == 1:
             return pixels
-        return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+        return np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def load_crowds(folder: str | Path | None = None) -> list[CrowdPhoto]:

@@ -5,53 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from lipcore.detectors.base import Detector
-
-#: One colour for each perturbation, in every figure (Okabe and Ito's palette, safe for colour-blind readers).
-COLOURS = {
-    "imp": "#d55e00",
-    "lp-w": "#e69f00",
-    "imp-i": "#0072b2",
-    "lp": "#56b4e9",
-    "lip-a": "#009e73",
-    "lip-h": "#cc79a7",
-    "random": "#999999",
-}
-TRUE, FALSE, LOST = "#ffd700", "#e31a1c", "#ffffff"
 PAPER = "poster (HR)"
 
 
-def style() -> None:
-    """Sets matplotlib up for the book: readable on a phone, quiet grids, no frames."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "legend.frameon": False,
-            "figure.constrained_layout.use": True,
-        }
-    )
-
-
 def made_by(document: Mapping[str, Any], notebook: str) -> str:
-    """HTML that says what made a figure or table: notebook, profile, images, seconds, commit."""
+    """HTML that says what made a figure or table, and where to have it: notebook, results, images, seconds, commit."""
     p = document["provenance"]
-    data = p["dataset"]
+    study = f"data/{document['profile']}/{document['experiment']}"
     commit = p["git_commit"][:8] or "no commit"
     return (
-        f'<p class="made-by">Made by <a href="{notebook}.html">{notebook}.ipynb</a> · '
-        f"<code>results/{document['profile']}/{document['experiment']}.json</code> · {data['n_images']} images · "
+        f'<p class="made-by">Made by <a href="notebooks/{notebook}.ipynb" download>{notebook}.ipynb</a> from '
+        f'<a href="{study}.json" download>results/{document["profile"]}/{document["experiment"]}.json</a> '
+        f'(<a href="{study}.csv" download>CSV</a>) · {p["dataset"]["n_images"]} images · '
         f"{p['seconds']:.0f} s of computing on {p['device']} · commit {commit}</p>"
     )
 
@@ -63,19 +33,21 @@ def percent(row: Mapping[Any, Any]) -> str:
     return f"{100 * row['value']:z.0f} [{100 * row['ci_low']:z.0f}, {100 * row['ci_high']:z.0f}]"
 
 
-def html_table(frame: pd.DataFrame) -> str:
+def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     """A table as HTML that scrolls sideways on a narrow screen; cells may hold HTML of their own.
 
     A row whose ``_dim`` column is true is printed grey; the column itself is not shown.
     """
     dim = list(frame["_dim"]) if "_dim" in frame else [False] * len(frame)
     body = frame.drop(columns="_dim", errors="ignore").reset_index(drop=True)
-    head = "".join(f"<th>{column}</th>" for column in body.columns)
-    lines = [
-        f"<tr{' class=dim' if grey else ''}>" + "".join(f"<td>{value}</td>" for value in row) + "</tr>"
-        for grey, row in zip(dim, body.itertuples(index=False), strict=True)
-    ]
-    return f'<div class="lip-table"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    head = "".join(f'<th scope="col">{column}</th>' for column in body.columns)
+    lines = []
+    for grey, (first, *others) in zip(dim, body.itertuples(index=False), strict=True):
+        cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{value}</td>" for value in others)
+        lines.append(f"<tr{' class=dim' if grey else ''}>{cells}</tr>")
+    titled = f"<caption>{caption}</caption>" if caption else ""
+    table = f"<table>{titled}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="lip-table" tabindex="0">{table}</div>'
 
 
 def difference_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -92,20 +64,6 @@ def difference_table(rows: pd.DataFrame) -> pd.DataFrame:
         }
         for row in chosen.to_dict("records")
     )
-
-
-def cover_figure(detector: Detector, clean: Tensor, attacked: Tensor) -> Figure:
-    """A clean image and an attacked one with the detections on each, and the noise between them x 16."""
-    ratio = clean.shape[2] / clean.shape[3]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 11 / 3 * ratio + 0.35))
-    for axis, image, name in ((axes[0], clean, "clean"), (axes[1], attacked, "after LIP")):
-        found = detector.detect(image)[0]
-        show(axis, image)
-        draw_boxes(axis, found.boxes, TRUE)
-        axis.set_title(f"{name}: {len(found)} face{'s' * (len(found) != 1)} found", loc="left", fontsize=10)
-    show(axes[2], ((attacked - clean) * 16 + 127.5).clamp(0, 255))
-    axes[2].set_title("the noise x 16", loc="left", fontsize=10)
-    return figure
 
 
 def show(axis: Axes, image: Tensor) -> None:

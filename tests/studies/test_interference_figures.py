@@ -11,7 +11,7 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from lipcore.attacks.presets import PRESETS
-from lipcore.report.plotting import style
+from lipcore.report.style import style
 from lipcore.results import poster
 from lipcore.studies.interference.figures import (
     comparison_table,

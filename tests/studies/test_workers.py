@@ -51,7 +51,7 @@ PARENT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_workers import forever
+from test_processes import forever
 from lipcore.studies.base.workers import in_processes
 if __name__ == "__main__":
     list(in_processes(forever, [sys.argv[2]], 1))

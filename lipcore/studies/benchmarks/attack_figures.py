@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from lipcore.attacks.presets import PRESETS
 from lipcore.metrics.fddb import KINDS, N_IMAGES
 from lipcore.report.claims import verdict_cell
-from lipcore.report.plotting import COLOURS, PAPER, percent
+from lipcore.report.plotting import PAPER, percent
+from lipcore.report.style import METHOD_COLOURS
 from lipcore.studies.base.verdicts import LEAST_CLEAN
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.attack_tables import FALSE_POSITIVES, Shot, precision, roc
@@ -154,7 +155,7 @@ def precision_recall_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -
         for axis, subset in zip(line, subsets, strict=True):
             for name, result in by.items():
                 values, recall = result[subset].exact_curve()
-                colour = COLOURS.get(name, BLACK)
+                colour = METHOD_COLOURS.get(name, BLACK)
                 axis.plot(recall, values, color=colour, lw=1.6, label=POSTER_NAMES.get(name, name))
             axis.set_title(f"{detector}, {subset}: {by[NONE][subset].n_faces} faces", loc="left", fontsize=10)
             axis.set_xlim(0, 1)
@@ -186,7 +187,7 @@ def roc_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -> Figure:
             for axis, kind in zip(line, KINDS, strict=True):
                 rate = np.concatenate(([0.0], getattr(curves, kind)))
                 false = np.concatenate(([0.0], curves.false_positives))
-                colour = COLOURS.get(name, BLACK)
+                colour = METHOD_COLOURS.get(name, BLACK)
                 label = POSTER_NAMES.get(name, name)
                 axis.plot(false, 100 * rate, color=colour, lw=1.6, drawstyle="steps-post", label=label)
         for axis, kind in zip(line, KINDS, strict=True):
@@ -303,5 +304,5 @@ def _not_measured() -> Figure:
 def _errorbars(axis: Axes, x: Any, line: pd.DataFrame, name: str, form: str) -> None:
     value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
     error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-    axis.errorbar(x, value, error, fmt=form, ms=4, lw=1.2, color=COLOURS[name], label=name)
+    axis.errorbar(x, value, error, fmt=form, ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
     axis.set_ylim(-4, 104)

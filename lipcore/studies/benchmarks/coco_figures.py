@@ -20,7 +20,8 @@ from lipcore.detectors.base import Detections
 from lipcore.detectors.rpn import Proposals
 from lipcore.images import quantise
 from lipcore.metrics.coco import METRICS
-from lipcore.report.plotting import COLOURS, FALSE, TRUE, draw_boxes, percent, show
+from lipcore.report.plotting import draw_boxes, percent, show
+from lipcore.report.style import FALSE, METHOD_COLOURS, TRUE
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.coco_attack import CocoSettings, find_targets
 from lipcore.studies.benchmarks.coco_table import BASELINES, SIDES
@@ -96,7 +97,7 @@ def recall_figure(rows: pd.DataFrame, detector: str) -> Figure:
                 value, low, high = (100 * line[k].to_numpy(dtype=float) for k in ("value", "ci_low", "ci_high"))
                 x = np.log2(line["epsilon"].to_numpy(dtype=float))
                 error = np.clip([value - low, high - value], 0, None)
-                axis.errorbar(x, value, error, fmt="o-", ms=4, lw=1.2, color=COLOURS[name], label=name)
+                axis.errorbar(x, value, error, fmt="o-", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
         clean = own[own["perturbation"] == NONE]
         if len(clean):
             axis.axhline(100 * float(clean["value"].iloc[0]), color=BLACK, lw=1, ls="--", label="clean")
@@ -123,7 +124,7 @@ def objects_figure(rows: pd.DataFrame, detector: str, epsilon: float) -> Figure:
             value, low, high = (100 * line[k].to_numpy(dtype=float) for k in ("value", "ci_low", "ci_high"))
             x = np.arange(len(bins)) + (i - (len(names) - 1) / 2) * 0.1
             error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=COLOURS[name], label=name)
+            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
         counts = own.drop_duplicates("subset").set_index("subset")["n_objects"].reindex(bins)
         axis.set_xticks(
             range(len(bins)), [f"{str(b).removesuffix(f' {unit}')}\n({n:.0f})" for b, n in counts.items()], fontsize=8

@@ -15,7 +15,8 @@ from lipcore.datasets.photographs import astronaut
 from lipcore.datasets.synthetic import Crowd, Scene
 from lipcore.detectors import Detector
 from lipcore.metrics.success import found
-from lipcore.report.plotting import FALSE, LOST, TRUE, draw_boxes, show
+from lipcore.report.plotting import draw_boxes, show
+from lipcore.report.style import FALSE, LOST, TRUE
 from lipcore.studies.detectors.hr_mini_eval import GROUNDS, MODES
 
 LABELS = {"pyramid": "pyramid (0.25, 0.5, 1, 2)", "single": "one scale, as attacks see it"}

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lipcore.attacks.presets import PRESETS
-from lipcore.report.plotting import COLOURS, PAPER, percent
+from lipcore.report.plotting import PAPER, percent
+from lipcore.report.style import METHOD_COLOURS
 from lipcore.studies.base.verdicts import LEAST_CLEAN
 
 #: The labels of the metrics, and what they are multiplied by.
@@ -183,8 +184,8 @@ def _lines(
 def _line(axis: Axes, points: pd.DataFrame, along: str, name: str) -> None:
     x = points[along].to_numpy(dtype=np.float64)
     value, low, high = (100 * points[c].to_numpy(dtype=np.float64) for c in ("value", "ci_low", "ci_high"))
-    axis.plot(x, value, "o-", ms=3.5, lw=1.3, color=COLOURS[name], label=name)
-    axis.fill_between(x, low, high, color=COLOURS[name], alpha=0.12, lw=0)
+    axis.plot(x, value, "o-", ms=3.5, lw=1.3, color=METHOD_COLOURS[name], label=name)
+    axis.fill_between(x, low, high, color=METHOD_COLOURS[name], alpha=0.12, lw=0)
 
 
 def _empty() -> Figure:
@@ -278,7 +279,7 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
             )
             x = np.array(list(own)) + (offset - (len(names) - 1) / 2) * 0.11
             error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=COLOURS[name], label=name)
+            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
         if metric == "asr":
             known = {(r["faces"], r["distance"]): r["value"] for r in reported}
             at = [i for i, c in enumerate(cells) if c in known]

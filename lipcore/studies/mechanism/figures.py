@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector
-from lipcore.report.plotting import COLOURS, TRUE, draw_boxes, percent, show
+from lipcore.report.plotting import draw_boxes, percent, show
+from lipcore.report.style import METHOD_COLOURS, TRUE
 from lipcore.studies.mechanism.split import DECIDED, PATHS, Config, decided, prepare, split
 from lipcore.studies.mechanism.table import DIRECTIONS, INEQUALITIES
 
@@ -71,7 +72,7 @@ def saturation_figure(rows: pd.DataFrame) -> Figure:
             style = {40: "-", 160: "--", 240: ":"}.get(distance, "-.")
             label = f"{path}, {faces} at {distance} px"
             width = 2.2 if faces > 9 else 1.2
-            axis.plot(own["step"], 100 * own["value"], style, lw=width, color=COLOURS[path], label=label)
+            axis.plot(own["step"], 100 * own["value"], style, lw=width, color=METHOD_COLOURS[path], label=label)
     axis.set_xlabel("steps done")
     axis.set_ylabel("mean probability of\na face's targets (%)")
     axis.set_ylim(-2, 102)
@@ -93,7 +94,7 @@ def efficiency_figure(rows: pd.DataFrame) -> Figure:
         )
         x = np.arange(len(cells)) + (offset - (len(DIRECTIONS) - 1) / 2) * 0.12
         error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-        axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=COLOURS[name], label=name)
+        axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
     axis.axhline(0, color="#999999", lw=0.8)
     axis.set_xticks(range(len(cells)), [f"{f} face{'s' * (f > 1)}\n{d} px" for f, d in cells])
     axis.set_ylabel("of the step that a face\nwould get alone (%)")

@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lipcore.report.plotting import FALSE, LOST, TRUE, draw_boxes, show
+from lipcore.report.plotting import draw_boxes, show
+from lipcore.report.style import FALSE, LOST, TRUE
 from lipcore.studies.noise.study import Shown
 
 

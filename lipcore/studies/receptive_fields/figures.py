@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lipcore.attacks.crop import Support
 from lipcore.receptive_field import MeasuredErf
-from lipcore.report.plotting import TRUE, draw_boxes, show
+from lipcore.report.plotting import draw_boxes, show
+from lipcore.report.style import TRUE
 
 #: Mass of the gradient in percent -> its marker's colour.
 MASSES = {50: "#56b4e9", 90: "#0072b2", 99: "#000000"}

@@ -1,0 +1,90 @@
+"""One name, one colour and one place in the order for each detector and each perturbation, everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import matplotlib.pyplot as plt
+
+#: Detectors as readers know them, in the order in which they stand everywhere.
+DETECTORS = {
+    "hr": "HR",
+    "hr-mini": "HR-mini",
+    "centerface": "CenterFace",
+    "retinaface": "RetinaFace",
+    "ssd-mobilenet": "SSD-MobileNet",
+    "tiny-yolo": "Tiny YOLO",
+    "rpn": "RPN",
+    "rpn-mini": "RPN-mini",
+    "pnet": "P-Net",
+}
+#: Perturbations likewise.
+METHODS = {
+    "none": "clean",
+    "random": "random signs",
+    "imp": "IMP",
+    "lp-w": "LP-W",
+    "imp-i": "IMP-I",
+    "lp": "LP",
+    "lip-a": "LIP-A",
+    "lip-h": "LIP-H",
+}
+#: One colour for each perturbation (Okabe and Ito's palette, safe for colour-blind readers).
+METHOD_COLOURS = {
+    "none": "#000000",
+    "random": "#767676",
+    "imp": "#d55e00",
+    "lp-w": "#e69f00",
+    "imp-i": "#0072b2",
+    "lp": "#56b4e9",
+    "lip-a": "#009e73",
+    "lip-h": "#cc79a7",
+}
+#: One colour and marker for each detector.
+DETECTOR_COLOURS = {
+    "hr": "#000000",
+    "hr-mini": "#882255",
+    "centerface": "#117733",
+    "retinaface": "#332288",
+    "ssd-mobilenet": "#999933",
+    "tiny-yolo": "#cc6677",
+    "rpn": "#aa4499",
+    "rpn-mini": "#aa4499",
+    "pnet": "#767676",
+}
+#: Boxes on photographs.
+TRUE, FALSE, LOST = "#ffd700", "#e31a1c", "#ffffff"
+
+
+def detector_name(name: str) -> str:
+    """A detector's name for readers; one that is not known keeps its own."""
+    return DETECTORS.get(name, name)
+
+
+def method_name(name: str) -> str:
+    """A perturbation's name for readers."""
+    return METHODS.get(name, name)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Detectors' or perturbations' names, each once, in the order of this module; what it doesn't know comes last."""
+    order = [*DETECTORS, *METHODS]
+    return sorted(dict.fromkeys(names), key=lambda name: order.index(name) if name in order else len(order))
+
+
+def style() -> None:
+    """Sets matplotlib up for the book: readable on a phone, quiet grids, no frames, white in both themes."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "figure.facecolor": "white",
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "legend.frameon": False,
+            "figure.constrained_layout.use": True,
+            "svg.hashsalt": "lipcore",
+        }
+    )

@@ -1,0 +1,116 @@
+"""One crowd before and after: what a detector finds on a photograph, clean and under some perturbations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lipcore.attacks.attack import Attack
+from lipcore.attacks.updates import i_fgsm
+from lipcore.datasets.crowds import CrowdPhoto, load_crowd
+from lipcore.datasets.photographs import photos
+from lipcore.detectors import Detections, Detector
+from lipcore.errors import NoFaceFound
+from lipcore.images import quantise
+from lipcore.metrics.success import found
+from lipcore.report.pictures import Side, compare, with_boxes
+from lipcore.report.style import detector_name, method_name
+
+#: The stand of a stadium, and the upper part of the photograph, in which nearly all of its faces are.
+STADIUM, STAND = "000000203931", (0, 620)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A photograph to be attacked and shown.
+
+    Attributes:
+        image: (1, 3, H, W) float in 0..255.
+        truth: (N, 4) its faces, xyxy in pixels; empty where they are not known: the clean detections stand for them.
+        rows: from and to which row it is shown; everything is attacked and counted. None: all of it.
+        source: what must stand beside it, "" for a reader's own.
+    """
+
+    image: Tensor
+    truth: Tensor
+    rows: tuple[int, int] | None = None
+    source: str = ""
+
+
+def scene(photo: CrowdPhoto, rows: tuple[int, int] | None = None) -> Scene:
+    """A photograph of a crowd with the faces that count."""
+    image = torch.from_numpy(photo.read()).permute(2, 0, 1)[None].float()
+    return Scene(image, torch.from_numpy(photo.boxes[photo.counted]).float(), rows, photo.attribution)
+
+
+def stadium() -> Scene:
+    """The crowd of page 1."""
+    return scene(load_crowd(STADIUM), STAND)
+
+
+def scene_for(folder: str) -> Scene:
+    """The first photograph of a reader's folder, or without one the crowd of page 1.
+
+    Raises:
+        DataError: no such folder, or no photograph in it.
+    """
+    return Scene(next(photos(folder))[1], torch.empty(0, 4)) if folder else stadium()
+
+
+def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon: float) -> str:
+    """HTML: the clean photograph against the attacked ones, with what the detector finds on each.
+
+    Args:
+        detector: attacked and shown.
+        of: the photograph.
+        perturbations: presets' names, the one shown first at the front.
+        epsilon: of I-FGSM, in grey levels.
+
+    Raises:
+        NoFaceFound: the detector finds no face on the clean photograph.
+    """
+    image = of.image.to(next(detector.parameters()).device)
+    clean = detector.detect(image)[0]
+    truth = of.truth if len(of.truth) else clean.boxes.cpu()
+    n, before = len(truth), int(found(truth, clean.boxes).sum())
+    name = detector_name(detector.name)
+    if before == 0:
+        raise NoFaceFound(f"{name} finds no face on this photograph; give one with faces that it finds")
+    at = f"at epsilon {epsilon:g}"
+    first = Side(
+        _shown(of, image, clean),
+        "clean",
+        f"clean: {before} faces found",
+        f"The clean photograph: yellow boxes around the {before} faces that {name} finds",
+    )
+    sides = []
+    for preset in perturbations:
+        attacked = quantise(Attack(preset, i_fgsm(epsilon))(detector, image).image)
+        after = detector.detect(attacked)[0]
+        left, method = int(found(truth, after.boxes).sum()), method_name(preset)
+        sides.append(
+            Side(
+                _shown(of, attacked, after),
+                method,
+                f"{method}: {left} faces found",
+                f"The same photograph under {method} {at}, which looks the same: boxes around {left} faces",
+            )
+        )
+    part = " The part with the crowd is shown, all of the photograph is counted." if of.rows else ""
+    counted = f"of {n} faces that can be seen, {before} are found" if len(of.truth) else f"{before} faces are found"
+    caption = (
+        f"Drag the line, or use the arrow keys. Yellow boxes: what {name} finds, {counted} on the clean photograph. "
+        f"The noise changes no colour of any pixel by more than {epsilon:g} of 255.{part}"
+    )
+    credit = f" <small>{escape(of.source)}; boxes and noise are ours.</small>" if of.source else ""
+    return compare(first, sides, caption + credit, f"Attack, {at} of 255")
+
+
+def _shown(of: Scene, image: Tensor, detections: Detections) -> Image.Image:
+    picture = with_boxes(image, detections.boxes)
+    return picture.crop((0, of.rows[0], picture.width, of.rows[1])) if of.rows else picture
