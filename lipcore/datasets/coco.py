@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipcore.datasets.coco_format import read_instances
 from lipcore.datasets.wider import read_pixels
 from lipcore.errors import DataError
 
@@ -123,33 +124,21 @@ def load_coco(root: Path) -> CocoDataset:
 
 
 def _load(listing: Path, folder: Path) -> CocoDataset:
-    try:
-        content: dict[str, Any] = json.loads(listing.read_text(encoding="utf8"))
-        rows: dict[int, list[dict[str, Any]]] = {int(image["id"]): [] for image in content["images"]}
-        for annotation in content["annotations"]:
-            if annotation["image_id"] not in rows:
-                raise DataError(f"{listing}: annotation {annotation['id']} is of an image that is not listed")
-            rows[annotation["image_id"]].append(annotation)
-        found, absent, degenerate = [], 0, 0
-        for image in content["images"]:
-            own = rows[image["id"]]
-            boxes = np.array([a["bbox"] for a in own], dtype=np.float64).reshape(len(own), 4)
-            solid = (boxes[:, 2:] > 0).all(axis=1) & np.isfinite(boxes).all(axis=1)
-            degenerate += int((~solid).sum())
-            path = folder / image["file_name"]
-            if not path.is_file():
-                absent += 1
-                continue
-            crowd = np.array([bool(a.get("iscrowd", 0)) for a in own], dtype=bool)
-            boxes[:, 2:] += boxes[:, :2]
-            size = (int(image["height"]), int(image["width"]))
-            found.append(CocoImage(int(image["id"]), path, size, boxes[solid], crowd[solid]))
-    except DataError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{listing} is not in COCO's format: {error!r}") from error
+    known = read_instances(listing)
+    found, absent, degenerate = [], 0, sum(known.degenerate.values())
+    for number, image in known.images.items():
+        name, size = image.get("file_name"), (image.get("height"), image.get("width"))
+        if not isinstance(name, str) or not name or not all(isinstance(v, int) and v > 0 for v in size):
+            raise DataError(f"{listing}: image {number} needs file_name, height and width; found {name!r} and {size}")
+        path = folder / name
+        if not path.is_file():
+            absent += 1
+            continue
+        boxes = known.boxes[number].copy()
+        boxes[:, 2:] += boxes[:, :2]
+        found.append(CocoImage(number, path, (int(image["height"]), int(image["width"])), boxes, known.crowd[number]))
     if not found:
-        raise DataError(f"none of the {len(rows)} images that {listing} lists is in {folder}")
+        raise DataError(f"none of the {len(known.images)} images that {listing} lists is in {folder}")
     return CocoDataset(listing, found, Report(len(found), sum(len(i.boxes) for i in found), absent, degenerate))
 
 

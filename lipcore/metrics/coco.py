@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lipcore.datasets.coco import CocoImage
-from lipcore.errors import DataError
+from lipcore.datasets.coco_format import read_instances, read_results
+from lipcore.errors import DataError, LipcoreWarning
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -169,35 +171,33 @@ def evaluate_files(annotations: Path, predictions: Path, *, present: Sequence[in
     Raises:
         DataError: a file is missing or not in that format, or predicts for an image that is not annotated.
     """
-    try:
-        truth: dict[str, Any] = json.loads(annotations.read_text(encoding="utf8"))
-        rows = json.loads(predictions.read_text(encoding="utf8"))
-        known = {int(image["id"]) for image in truth["images"]}
-        # Numbered anew: pycocotools reads a match with number 0 as none.
-        objects: list[dict[str, Any]] = [
-            {"id": i, "image_id": int(a["image_id"]), "category_id": 1, "iscrowd": int(a.get("iscrowd", 0))}
-            | {"bbox": [float(v) for v in a["bbox"]], "area": float(a["bbox"][2]) * float(a["bbox"][3])}
-            for i, a in enumerate(truth["annotations"], start=1)
-        ]
-        given: list[dict[str, Any]] = [
-            {"image_id": int(r["image_id"]), "category_id": 1, "score": float(r["score"])}
-            | {"bbox": [float(v) for v in r["bbox"]]}
-            for r in rows
-        ]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{predictions} or {annotations} is not in COCO's format: {error!r}") from error
-    for row in given:
-        if row["image_id"] not in known:
-            raise DataError(f"{predictions} has a detection on image {row['image_id']}, which {annotations} lacks")
-        if len(row["bbox"]) != 4 or not np.isfinite([*row["bbox"], row["score"]]).all():
-            raise DataError(f"{predictions}: a box is four finite numbers and a score one; found {row}")
-    chosen = known if present is None else known & set(present)
+    truth, rows = read_instances(annotations), read_results(predictions)
+    for i, row in enumerate(rows):
+        if row.image not in truth.images:
+            raise DataError(f"{predictions}, [{i}] is on image {row.image}, which {annotations} does not list")
+    chosen = truth.images.keys() if present is None else truth.images.keys() & set(present)
+    if (left_out := sum(truth.degenerate[number] for number in chosen)) and present is None:
+        warnings.warn(LipcoreWarning(f"{annotations}: {left_out} boxes without extent left out"), stacklevel=2)
+    objects = [
+        (number, box, int(crowd))
+        for number in sorted(chosen)
+        for box, crowd in zip(truth.boxes[number].tolist(), truth.crowd[number], strict=True)
+    ]
     kept = {
         "images": [{"id": number} for number in sorted(chosen)],
-        "annotations": [a for a in objects if a["image_id"] in chosen],
+        # Numbered from 1: pycocotools reads a match with number 0 as none.
+        "annotations": [
+            {"id": i, "image_id": number, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": crowd}
+            for i, (number, box, crowd) in enumerate(objects, start=1)
+        ],
         "categories": [{"id": 1}],
     }
-    evaluation = _evaluated(kept, [p for p in given if p["image_id"] in chosen])
+    given = [
+        {"image_id": row.image, "category_id": 1, "bbox": list(row.box), "score": row.score}
+        for row in rows
+        if row.image in chosen
+    ]
+    evaluation = _evaluated(kept, given)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     recall, precision = evaluation.eval["recall"][:, 0, 0], evaluation.eval["precision"][:, :, 0, 0, -1]

@@ -19,7 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from lipcore.datasets.coco import LAYOUTS, CocoImage, load_coco, write_coco
-from lipcore.errors import DataError
+from lipcore.errors import DataError, LipcoreWarning
 from lipcore.metrics.coco import IOUS, METRICS, Matched, evaluate_files, match, scores, write_predictions
 
 Boxes = Sequence[Sequence[float]]
@@ -122,20 +122,39 @@ class TestLoader:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("{", "not in COCO's format: JSONDecodeError"),
-            ([], "not in COCO's format: TypeError"),
-            ({"annotations": []}, "not in COCO's format: KeyError.'images'"),
-            ({"images": [{"file_name": "a.png"}], "annotations": []}, "not in COCO's format: KeyError.'id'"),
-            ({"images": [{"id": 1}], "annotations": []}, "not in COCO's format: KeyError.'file_name'"),
-            ({"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}, "not in COCO's format: KeyError.'hei"),
-            ({"images": [listed(1, "a.png")]}, "not in COCO's format: KeyError.'annotations'"),
-            ({"images": [listed(1, "a.png")], "annotations": [{"id": 1, "image_id": 1}]}, "KeyError.'bbox'"),
-            ({"images": [listed(1, "a.png")], "annotations": [annotation(1, 1, [1, 2, "x"])]}, "ValueError"),
-            ({"images": [listed(1, "a.png")], "annotations": [annotation(1, 1, [1, 2, 3])] * 4}, "ValueError"),
-            ({"images": [listed(1, "a.png")], "annotations": [annotation(1, 1, [1, 2, 3]), None]}, "TypeError"),
+            ("", "instances.json is empty"),
+            ("{", "instances.json is not JSON: Expecting property name"),
+            ([], "holds a list; valid is an object with images and annotations"),
+            ({"annotations": []}, "has no list called images"),
+            ({"images": {}, "annotations": []}, "has no list called images"),
+            ({"images": [{"file_name": "a.png"}], "annotations": []}, r"json, images\[0\]: id is missing"),
+            ({"images": [{"id": "img-1"}], "annotations": []}, r"images\[0\]: id is 'img-1'; valid is a whole number"),
+            ({"images": [{"id": True}], "annotations": []}, r"images\[0\]: id is True"),
+            ({"images": [{"id": 1.7}], "annotations": []}, r"images\[0\]: id is 1.7"),
+            ({"images": [listed(1, "a.png"), listed(1, "b.png")], "annotations": []}, r"\[1\] has the id 1 of another"),
+            ({"images": [{"id": 1}], "annotations": []}, "image 1 needs file_name, height and width; found None"),
+            ({"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}, "needs file_name, height and width"),
+            ({"images": [listed(1, "a.png")]}, "has no list called annotations"),
+            ({"images": [listed(1, "a.png")], "annotations": [{"id": 1, "image_id": 1}]}, "bbox is missing"),
+            (
+                {"images": [listed(1, "a.png")], "annotations": [annotation(1, 1, [1, 2, "x"])]},
+                r"bbox is \[1, 2, 'x'\]",
+            ),
+            (
+                {"images": [listed(1, "a.png")], "annotations": [annotation(1, 1, [1, 2, 3, 4, 5])]},
+                "four finite numbers",
+            ),
+            (
+                {"images": [listed(1, "a.png")], "annotations": [annotation(1, 1, [1, 2, 3, 4]), None]},
+                r"annotations\[1\] is null; valid is an object",
+            ),
             (
                 {"images": [listed(1, "a.png")], "annotations": [annotation(77, 4, [1, 2, 3, 4])]},
-                r"instances\.json: annotation 77 is of an image that is not listed$",
+                r"annotations\[0\] is of image 4, which .*instances\.json does not list$",
+            ),
+            (
+                {"images": [listed(1, "a.png")], "annotations": [annotation(1, 1, [1, 2, 3, 4], iscrowd="no")]},
+                r"annotations\[0\]: iscrowd is 'no'; valid are 0 and 1",
             ),
             ({"images": [], "annotations": []}, "none of the 0 images"),
             ({"images": [listed(1, "b.png")], "annotations": []}, "none of the 1 images that .* lists is in .*images"),
@@ -442,14 +461,20 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            ({"image_id": 2, "bbox": [0, 0, 1, 1], "score": 1}, r"a detection on image 2, which .*a\.json lacks"),
+            (
+                {"image_id": 2, "bbox": [0, 0, 1, 1], "score": 1},
+                r"p\.json, \[0\] is on image 2, which .*a\.json does not",
+            ),
+            ({"image_id": 1.7, "bbox": [0, 0, 1, 1], "score": 1}, r"\[0\]: image_id is 1.7; valid is a whole number"),
+            ({"image_id": float("inf"), "bbox": [0, 0, 1, 1], "score": 1}, r"\[0\]: image_id is inf"),
             ({"image_id": 1, "bbox": [0, 0, 1], "score": 1}, "four finite numbers"),
             ({"image_id": 1, "bbox": [0, 0, 1, float("nan")], "score": 1}, "four finite numbers"),
-            ({"image_id": 1, "bbox": [0, 0, 1, 1], "score": float("inf")}, "four finite numbers"),
-            ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "not in COCO's format: KeyError.'score'"),
-            ({"image_id": 1, "bbox": 5, "score": 1}, "not in COCO's format: TypeError"),
-            ({"image_id": 1, "bbox": [0, 0, 1, "w"], "score": 1}, "not in COCO's format: ValueError"),
-            ("text", "not in COCO's format"),
+            ({"image_id": 1, "bbox": [9, 9, -1, -1], "score": 1}, "has a negative side"),
+            ({"image_id": 1, "bbox": [0, 0, 1, 1], "score": float("inf")}, "score is inf; valid is a finite number"),
+            ({"image_id": 1, "bbox": [0, 0, 1, 1]}, "score is missing"),
+            ({"image_id": 1, "bbox": 5, "score": 1}, "bbox is 5; valid are four finite numbers"),
+            ({"image_id": 1, "bbox": [0, 0, 1, "w"], "score": 1}, r"bbox is \[0, 0, 1, 'w'\]"),
+            ("text", r"\[0\] is a text; valid is an object"),
         ],
     )
     def test_predictions_that_cannot_be_scored(self, tmp_path: Path, row: object, message: str) -> None:
@@ -471,8 +496,47 @@ class TestFiles:
     def test_annotations_that_cannot_be_used(self, tmp_path: Path, content: object) -> None:
         write_predictions(tmp_path / "p.json", {})
         (tmp_path / "a.json").write_text(content if isinstance(content, str) else json.dumps(content))
-        with pytest.raises(DataError, match="not in COCO's format"):
+        with pytest.raises(DataError, match=r"a\.json.* (not JSON|has no list called|bbox is|image_id is)"):
             evaluate_files(tmp_path / "a.json", tmp_path / "p.json")
+
+    def test_the_file_and_the_folder_are_read_alike(self, tmp_path: Path) -> None:
+        """Ids in quotes or as 1.0, an image twice, no mark of a crowd, a byte order mark, a box without extent."""
+        content = {
+            "images": [listed("000000000001", "a.png"), listed("2", "b.png"), listed("2", "b.png")],  # type: ignore[arg-type]
+            "annotations": [
+                annotation(1, 1.0, [0, 0, 4, 4], iscrowd=None),  # type: ignore[arg-type]
+                annotation(2, "2", [2, 2, 4, 4], iscrowd="0"),  # type: ignore[arg-type]
+                annotation(3, 2, [5, 5, 0, 0]),
+                annotation(4, 1, [1, 1, 6, 4], iscrowd=True),
+            ],
+        }
+        root = lay_out(tmp_path, content, ["a.png", "b.png"])
+        rows = [
+            {"image_id": "01", "bbox": [0, 0, 4, 4], "score": "0.9"},
+            {"image_id": 2.0, "bbox": [2, 2, 4, 4], "score": 1},
+        ]
+        (tmp_path / "p.json").write_text(json.dumps(rows), encoding="utf-8-sig")
+        data = load_coco(root)
+        assert [(image.number, image.boxes.tolist(), image.crowd.tolist()) for image in data] == [
+            (1, [[0, 0, 4, 4], [1, 1, 7, 5]], [False, True]),
+            (2, [[2, 2, 6, 6]], [False]),
+        ]
+        assert (data.report.images, data.report.objects, data.report.degenerate) == (2, 3, 1)
+        with pytest.warns(LipcoreWarning, match=r"instances\.json: 1 boxes without extent left out"):
+            alone = evaluate_files(data.annotations, tmp_path / "p.json")
+        assert alone == evaluate_files(data.annotations, tmp_path / "p.json", present=[1, 2])
+        assert alone == pytest.approx(dict.fromkeys(METRICS, 1.0))
+
+    def test_a_list_of_another_form(self, tmp_path: Path) -> None:
+        truth = write_annotations(tmp_path / "a.json", [scene([A])])
+        for text, message in (
+            ('{"results": []}', "p.json holds an object; valid is a list of objects with image_id, bbox and score"),
+            ('{"image_id": 1}\n{"image_id": 2}', "p.json is not JSON: Extra data: line 2"),
+            ("", "p.json is empty"),
+        ):
+            (tmp_path / "p.json").write_text(text)
+            with pytest.raises(DataError, match=message):
+                evaluate_files(truth, tmp_path / "p.json")
 
     def test_files_that_are_not_there(self, tmp_path: Path) -> None:
         truth = write_annotations(tmp_path / "a.json", [scene([A])])
