@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcore.datasets.text_files import read_text
 from lipcore.errors import DataError, short
 
 Floats = NDArray[np.float64]
@@ -98,12 +99,7 @@ def read_results(path: Path) -> list[Result]:
 
 
 def _json(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {short(error)}") from error
+    text = read_text(path)
     if not text.strip():
         raise DataError(f"{path} is empty")
     try:

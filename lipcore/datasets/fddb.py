@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lipcore.datasets.text_files import read_text
 from lipcore.datasets.wider import read_pixels
-from lipcore.errors import DataError
+from lipcore.errors import DataError, short
 
 Floats = NDArray[np.float64]
 
@@ -157,7 +158,7 @@ def load_fddb(
             continue
         found.append(fold)
         annotated = read_ellipses(faces)
-        order = names.read_text().split() if names.is_file() else list(annotated)
+        order = read_text(names).split() if names.is_file() else list(annotated)
         if twice := [name for name in order if name in listed]:
             raise DataError(f"{names}: {twice[0]} is listed twice")
         listed |= dict.fromkeys(order, fold)
@@ -222,7 +223,7 @@ def read_entries(path: Path, columns: Sequence[int]) -> dict[str, Floats]:
     Raises:
         DataError: a malformed entry, or numbers that are not finite.
     """
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     entries: dict[str, Floats] = {}
     at = 0
     while at < len(lines):
@@ -232,14 +233,15 @@ def read_entries(path: Path, columns: Sequence[int]) -> dict[str, Floats]:
             rows = [[float(v) for v in line.split()] for line in lines[at + 2 : at + 2 + count]]
             table = np.array(rows, dtype=np.float64).reshape(len(rows), -1) if rows else np.zeros((0, columns[0]))
         except (IndexError, ValueError) as error:
-            raise DataError(f"{path}: the entry of {name!r} is malformed: {error}") from None
+            said = f"{path}: the entry of {short(repr(name), 80)} is malformed: {short(error)}"
+            raise DataError(f"{said}; valid is a name, a count, then a line of numbers for each face") from None
         if name in entries or count < 0 or len(table) < count or table.shape[1] not in columns:
             raise DataError(
-                f"{path}: {name!r} is there twice, or announces {count} faces and holds {table.shape[0]} lines of "
-                f"{table.shape[1]} numbers (valid: {' or '.join(map(str, columns))})"
+                f"{path}: {short(repr(name), 80)} is there twice, or announces {count} faces and holds "
+                f"{table.shape[0]} lines of {table.shape[1]} numbers (valid: {' or '.join(map(str, columns))})"
             )
         if not np.isfinite(table).all():
-            raise DataError(f"{path}: {name!r} holds NaN or infinity; every number must be finite")
+            raise DataError(f"{path}: {short(repr(name), 80)} holds NaN or infinity; every number must be finite")
         entries[name] = table
         at += 2 + count
     return entries

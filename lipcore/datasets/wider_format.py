@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
-from lipcore.errors import DataError, UnknownName
+from lipcore.datasets.mat_files import read_mat_file, written_here
+from lipcore.datasets.text_files import read_text as text_of
+from lipcore.errors import DataError, UnknownName, short
 
 #: An image of the set: its event ("0--Parade") and its file name without the ending.
 ImageKey = tuple[str, str]
@@ -72,7 +74,7 @@ def read_text(path: Path) -> dict[str, Floats]:
     Raises:
         DataError: with the file and the line that is malformed or listed twice.
     """
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = text_of(path).splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     rows: dict[str, Floats] = {}
@@ -112,8 +114,9 @@ def read_mat(path: Path) -> dict[str, Floats]:
     labels = [read_cells(path, f"{name}_label_list") for name in ATTRIBUTES]
     rows = {}
     for key, value in boxes.items():
-        faces = table(value, 4)
-        columns = [table(label[key], 1) for label in labels]
+        faces = boxes_of(path, key, value)
+        faces[:, 2:] -= faces[:, :2]
+        columns = [table(label.get(key, ()), 1) for label in labels]
         if any(len(column) != len(faces) for column in columns):
             raise DataError(f"{path}: the labels of {'/'.join(key)} are not as many as its {len(faces)} boxes")
         rows["/".join(key) + ".jpg"] = np.hstack((faces, *columns))
@@ -131,17 +134,37 @@ def read_cells(path: Path, variable: str) -> dict[ImageKey, Any]:
     Raises:
         DataError: the file is not such a .mat.
     """
+    content = read_mat_file(path, ("event_list", "file_list", variable))
+    found: dict[ImageKey, Any] = {}
     try:
-        content = loadmat(path, variable_names=["event_list", "file_list", variable])
-        found: dict[ImageKey, Any] = {}
         for event, files, values in zip(
             *(content[n][:, 0] for n in ("event_list", "file_list", variable)), strict=True
         ):
             for file, value in zip(files[:, 0], values[:, 0], strict=True):
-                found[str(event[0]), str(file[0])] = value
-    except (KeyError, IndexError, TypeError, ValueError, NotImplementedError, OSError) as error:
-        raise DataError(f"{path} is not an official WIDER FACE list with {variable}: {error}") from error
+                key = str(event[0]), str(file[0])
+                if key in found:
+                    raise DataError(f"{path} lists {'/'.join(key)} twice")
+                found[key] = np.asarray(value)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is not an official WIDER FACE list with {variable}: {short(error)}") from error
     return found
+
+
+def boxes_of(path: Path, key: ImageKey, value: Any) -> Floats:
+    """The boxes (N, 4), xyxy, in a cell of ``face_bbx_list``.
+
+    Raises:
+        DataError: they are no boxes of finite numbers.
+    """
+    try:
+        boxes = xyxy(table(value, 4))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: the boxes of {'/'.join(key)} are not x, y, w, h: {short(error)}") from error
+    if not np.isfinite(boxes).all():
+        raise DataError(f"{path}: the boxes of {'/'.join(key)} hold NaN or infinity")
+    return boxes
 
 
 def kept_flags(path: Path, key: ImageKey, value: Any, n: int) -> Flags:
@@ -150,11 +173,15 @@ def kept_flags(path: Path, key: ImageKey, value: Any, n: int) -> Flags:
     Raises:
         DataError: a number is not one of the image's ``n`` faces.
     """
-    index = np.asarray(value, dtype=np.int64).ravel() - 1
-    if index.size and (index.min() < 0 or index.max() >= n):
-        raise DataError(f"{path.name} keeps face {int(index.max()) + 1} of {'/'.join(key)}, which has {n}")
+    try:
+        numbers = np.asarray(value, dtype=np.float64).ravel()
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path}: the kept faces of {'/'.join(key)} are no numbers: {short(error)}") from error
+    if not np.isin(numbers, np.arange(1, n + 1)).all():
+        wrong = numbers[~np.isin(numbers, np.arange(1, n + 1))][0]
+        raise DataError(f"{path.name} keeps face {wrong:g} of {'/'.join(key)}, which has {n}")
     flags = np.zeros(n, dtype=np.bool_)
-    flags[index] = True
+    flags[numbers.astype(np.int64) - 1] = True
     return flags
 
 
@@ -187,10 +214,15 @@ def write_annotations(root: Path, split: str, rows: Mapping[str, Floats], keep: 
     for column, label in enumerate(ATTRIBUTES, start=4):
         variables[f"{label}_label_list"] = cells(lambda name, c=column: rows[name][:, c : c + 1])  # type: ignore[misc]
     for folder in (lists, evaluation):
-        savemat(folder / f"wider_face_{split}.mat", variables, do_compression=True)
+        _save(folder / f"wider_face_{split}.mat", variables)
     for subset, height in keep.items():
         kept = cells(lambda name, h=height: _kept_list(rows[name], h))  # type: ignore[misc]
-        savemat(evaluation / f"wider_{subset}_{split}.mat", {**variables, "gt_list": kept}, do_compression=True)
+        _save(evaluation / f"wider_{subset}_{split}.mat", {**variables, "gt_list": kept})
+
+
+def _save(path: Path, variables: Mapping[str, Any]) -> None:
+    savemat(path, dict(variables), do_compression=True)
+    written_here(path)
 
 
 def _lines(name: str, row: Floats) -> list[str]:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from lipcore.datasets.mat_files import try_mat_files
 from lipcore.datasets.wider_format import (
     SUBSETS,
     Flags,
     Floats,
     ImageKey,
+    boxes_of,
     check_name,
     kept_flags,
     read_cells,
-    table,
-    xyxy,
 )
 from lipcore.errors import DataError
 
@@ -81,8 +81,9 @@ def load_ground_truth(folder: str | Path, split: str = "val") -> WiderGroundTrut
     names = {key: folder / f"wider_{key}_{split}.mat" for key in ("face", *SUBSETS)}
     if missing := [path.name for path in names.values() if not path.is_file()]:
         raise DataError(f"no {', '.join(missing)} in {folder}; they come in the archive eval_tools.zip of WIDER FACE")
+    try_mat_files(names.values())
     cells = read_cells(names["face"], "face_bbx_list")
-    boxes = {key: xyxy(table(value, 4)) for key, value in cells.items()}
+    boxes = {key: boxes_of(names["face"], key, value) for key, value in cells.items()}
     kept: dict[str, dict[ImageKey, Flags]] = {}
     for subset in SUBSETS:
         lists = read_cells(names[subset], "gt_list")

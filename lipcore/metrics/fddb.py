@@ -19,6 +19,7 @@ on real annotations gives an IoU of 0.995 with OpenCV's region on average.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import linear_sum_assignment
 
 from lipcore.datasets.fddb import FddbImage, load_fddb, read_entries
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError, OptionError, UnknownName, short
 from lipcore.metrics.wider import bootstrap_weights
 
 Floats = NDArray[np.float64]
@@ -183,12 +184,13 @@ def region_ious(ellipses: Floats, found: Floats, size: tuple[int, int], name: st
 def ellipse_mask(ellipse: ArrayLike, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The pixels (H, W) of an ellipse (major radius, minor radius, angle, centre x, centre y); see the module."""
     major, minor, angle, x, y = np.asarray(ellipse, dtype=np.float64).tolist()
-    turn = math.radians(round(math.degrees(angle)))
+    turn = math.radians(round(math.degrees(math.fmod(angle, math.tau) if abs(angle) > 1e3 else angle)))
     down, right = (np.arange(n, dtype=np.float64) for n in size)
-    down, right = down[:, None] - round(y), right[None] - round(x)
+    down, right = down[:, None] - float(round(y)), right[None] - float(round(x))
     along = (right * math.cos(turn) + down * math.sin(turn)) / (int(major) + 0.5)
     across = (down * math.cos(turn) - right * math.sin(turn)) / (int(minor) + 0.5)
-    return np.asarray(along**2 + across**2 <= 1)
+    with np.errstate(over="ignore"):
+        return np.asarray(along**2 + across**2 <= 1)
 
 
 def read_predictions(path: str | Path, shape: Literal["rectangle", "ellipse"] = "rectangle") -> dict[str, Floats]:
@@ -212,6 +214,8 @@ def read_predictions(path: str | Path, shape: Literal["rectangle", "ellipse"] = 
         if twice := sorted(entries.keys() & predictions.keys()):
             raise DataError(f"{file}: {twice[0]} is in another file too")
         predictions |= entries
+    if not predictions:
+        raise DataError(f"{path} is empty; an image without detections has its name and the count 0")
     return predictions
 
 
@@ -274,9 +278,19 @@ def evaluate(
     Raises:
         DataError: see :func:`read_predictions` and :func:`lipcore.datasets.fddb.load_fddb`.
     """
+    for limit in false_positives:
+        if not 0 <= limit < math.inf:
+            raise OptionError(f"{limit:g} false positives cannot be; valid is a number from 0 on")
     data = load_fddb(root)
-    predictions = read_predictions(predictions_path, shape)
     names = {image.name for image in data}
+    listed = names | {*data.report.absent, *data.report.unannotated}
+    predictions = _under_listed_names(predictions_path, read_predictions(predictions_path, shape), listed)
+    if not names & predictions.keys():
+        raise DataError(
+            f"{predictions_path} holds no predictions of the {len(names)} images at hand, but of {len(predictions)} "
+            f"others, the first {short(repr(next(iter(predictions))), 80)}; valid are names as the folds list them, "
+            f"like {data[0].name}"
+        )
     result = evaluate_fddb({name: table for name, table in predictions.items() if name in names}, data)
     weights = bootstrap_weights(result.n_images, draws=draws, seed=seed) if draws else None
     rows: list[dict[str, Any]] = []
@@ -302,6 +316,18 @@ def evaluate(
                 }
             )
     return rows
+
+
+def _under_listed_names(path: str | Path, found: Mapping[str, Floats], listed: set[str]) -> dict[str, Floats]:
+    """Predictions by the names of the folds, without the ending and the leading folders that programs add."""
+    named: dict[str, Floats] = {}
+    for name, table in found.items():
+        parts = re.sub(r"\.jpe?g$", "", name.replace("\\", "/"), flags=re.IGNORECASE).split("/")
+        known = next((end for i in range(len(parts)) if (end := "/".join(parts[i:])) in listed), name)
+        if known in named:
+            raise DataError(f"{path}: {short(repr(name), 80)} is there twice, as {known}")
+        named[known] = table
+    return named
 
 
 def _image_events(ious: Floats, scores: Floats) -> Floats:
@@ -333,8 +359,9 @@ def _accumulate(events: Floats, weights: Floats) -> tuple[Floats, Floats, Floats
 
 def _corners(boxes: Floats, size: tuple[int, int]) -> tuple[Ints, Ints, Ints, Ints]:
     """Rectangles (K, 4) xywh as half-open pixel ranges within the image: x1, y1, x2, y2, each (K,)."""
-    first = np.rint(boxes[:, :2]).astype(np.int64)
-    last = np.rint(boxes[:, :2] + boxes[:, 2:]).astype(np.int64)
+    with np.errstate(over="ignore"):  # a box may be as large as a float can be
+        edges = np.hstack((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]))
+    first, last = np.hsplit(np.rint(edges).clip(-(2**31), 2**31).astype(np.int64), 2)
     height, width = size
     low, high = np.minimum(first, last), np.maximum(first, last) + 1
     x1, x2 = (edge[:, 0].clip(0, width) for edge in (low, high))

@@ -8,6 +8,8 @@ up to 9e-4. Lists of doubles, such as those of generated crowds, are computed in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,11 @@ def iou_plus_one(a: Floats, b: Floats, *, whole: bool = False) -> Floats:
         whole: with the tool's integers, as it computes where its lists hold ``b`` as int32.
     """
     rounded = to_int32 if whole else np.asarray
+    with np.errstate(over="ignore", invalid="ignore"):  # a box may be as large as a float can be
+        return _iou_plus_one(a, b, rounded)
+
+
+def _iou_plus_one(a: Floats, b: Floats, rounded: Callable[[Floats], Floats]) -> Floats:
     top_left = rounded(np.maximum(a[:, None, :2], b[None, :, :2]))
     bottom_right = rounded(np.minimum(a[:, None, 2:], b[None, :, 2:]))
     sides = bottom_right - top_left + 1

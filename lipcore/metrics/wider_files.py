@@ -21,8 +21,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lipcore.datasets.text_files import read_text
 from lipcore.datasets.wider import ImageKey, load_ground_truth
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError, UnknownName, short
 from lipcore.metrics.wider import bootstrap_weights, evaluate_subsets
 
 Floats = NDArray[np.float64]
@@ -149,14 +150,24 @@ def _interval(values: Floats) -> tuple[float | None, float | None]:
 
 
 def _read(path: Path) -> Floats:
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        count = int(lines[1])
-        table = np.array([line.split()[:5] for line in lines[2:]], dtype=np.float64).reshape(-1, 5)
-    except (IndexError, ValueError, OSError) as error:
-        raise DataError(f"{path} is malformed: {error}; valid is a name, a count, then x y w h score") from None
-    if count != len(table):
-        raise DataError(f"{path} announces {count} faces, {len(table)} follow")
+    valid = "valid is a line for the name, one for the count, then one with x y w h score for each face"
+    lines = [(i, line) for i, line in enumerate(read_text(path).splitlines(), start=1) if line.strip()]
+    if len(lines) < 2:
+        raise DataError(f"{path} {'ends after its first line' if lines else 'is empty'}; {valid}")
+    (at, count), rows = lines[1], []
+    if not count.strip().isascii() or not count.strip().isdigit():
+        raise DataError(f"{path}, line {at}: {short(repr(count), 60)} is no count of faces; {valid}")
+    for at, line in lines[2:]:
+        try:
+            x, y, w, h, score = map(float, line.split()[:5])
+        except ValueError as error:
+            raise DataError(
+                f"{path}, line {at}: {short(repr(line), 60)} is no face ({short(error)}); {valid}"
+            ) from None
+        rows.append((x, y, w, h, score))
+    if len(count) > 9 or int(count) != len(rows):
+        raise DataError(f"{path} announces {short(count, 20)} faces, {len(rows)} follow")
+    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
     if not np.isfinite(table).all():
         raise DataError(f"{path} holds NaN or infinity; every number must be finite")
     return table

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,6 +257,19 @@ class TestWriting:
             assert not image.kept[subset][heights < least - 1e-9].any()
 
 
+#: A list of one image, 3,880 bytes, in which one length is wrong.
+DEADLY = (
+    "c-r%I4DoSvQZUssQ1EpO(M`+DNmU5QNi0drFUqx2D9A6)tk6+#E=o--Nlj76&$Chp2hx7|WeP^73Wk<e28LF~W(r0IMrI6T07g$="
+    "J|I;A#B4y!0TO~ru_Ezdm<xzg%Tn`7;&U>KOCah%`Yn+3vtZGWY_0&5Z=kE|T$Ep)0@AO+NSytgKnw~XB<sQUzrf>uW+eT@x|bcz"
+    "y&!%v$g#Qx6zVsmP`?pa{{$xD!iyIaUWv)6@kvP)urLGZ4`3oKye=TQmkmulE7T7#^`JOf0AVgD_?zhfq#H!m34`c_{zoYwS|KLB"
+    "5W;tgc7Uh@i#Htl>I9-6REb!E<#)_Wh4K|ZG(+_i7ZClS3PLlqX1jvv8WDT2{?^y_$m(FU08CvKM4bRg9mroB@c4@bi@zEmOoi6h"
+    "V0SKXPxOGezZUF%2jkBL5Pxiqh01$F_@%xe`oI~UP_Tc#YPdl3?R7?R@0l|WVEP*l`LjTIaQx$OH!~J@CqS4F0xjI2?#u?8ry1h|"
+    "i61|x`;C(!;&&V&@x%}ICqvpZ2p!XJ1EH~qgWOd>WIpBx;-s9?qWGM|q|_Wp$^_{*U?eSFMi5AsjA-GYK|;|8&L;%Y2fFzRM4IbC"
+    "ApX$Jl^|eV1(D${3M#)V3W`#Ti!<}{kVBtgH2moh{^CHKnUhnRo0*qbf))d#;ZOVU7XpQUURh#JW(sQJA5H&s34akF&QDIxDa9;)"
+    "M#G<i@F%6-1@<UXN6Q`RgnI^&;SOrQr<V*wcz>{mG8`Zj2b30o(jpF&g*R^VNe%CMl<>wh7XZ+K-N6"
+)
+
+
 class TestEvaluationLists:
     def test_lists_of_other_boxes_are_refused(self, tmp_path: Path) -> None:
         write_wider(tmp_path, "val", [Sample("a", [[0, 0, 20, 60]])])
@@ -275,7 +290,35 @@ class TestEvaluationLists:
     def test_not_a_matlab_file(self, tmp_path: Path) -> None:
         write_wider(tmp_path, "val", [Sample("a", [[0, 0, 20, 60]])])
         (tmp_path / "eval_tools/ground_truth/wider_face_val.mat").write_bytes(b"hello" * 100)
-        with pytest.raises(DataError, match="not an official"):
+        with pytest.raises(
+            DataError, match=r"wider_face_val\.mat is damaged, or no MATLAB file"
+        ):
+            load_ground_truth(tmp_path)
+
+    def test_a_file_that_would_end_the_process(self, tmp_path: Path) -> None:
+        """A read of a list that says it is longer than it is ends the reader; here that is tried in another process."""
+        write_wider(tmp_path, "val", [Sample("a", [[0, 0, 20, 60]])])
+        path = tmp_path / "eval_tools/ground_truth/wider_hard_val.mat"
+        path.write_bytes(zlib.decompress(base64.b85decode(DEADLY)))
+        with pytest.raises(DataError, match=r"wider_hard_val\.mat is damaged.* (ends the program with SIG|Error)"):
+            load_ground_truth(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("file", "variable", "value", "message"),
+        [
+            ("face", "face_bbx_list", [[1.0, 2, 3]], "the boxes of 0--Crowd/a are not x, y, w, h"),
+            ("face", "face_bbx_list", [[1.0, 2, 3, np.nan]], "the boxes of 0--Crowd/a hold NaN"),
+            ("hard", "gt_list", [[1.5]], r"keeps face 1\.5 of 0--Crowd/a, which has 1"),
+            ("hard", "gt_list", [["x"]], "the kept faces of 0--Crowd/a are no numbers"),
+        ],
+    )
+    def test_what_a_list_may_hold(self, tmp_path: Path, file: str, variable: str, value: list, message: str) -> None:
+        write_wider(tmp_path, "val", [Sample("a", [[0, 0, 20, 60]])])
+        path = tmp_path / f"eval_tools/ground_truth/wider_{file}_val.mat"
+        content = {name: value for name, value in loadmat(path).items() if not name.startswith("__")}
+        content[variable][0, 0][0, 0] = np.array(value)
+        savemat(path, content)
+        with pytest.raises(DataError, match=message):
             load_ground_truth(tmp_path)
 
     def test_a_part_of_them(self, tmp_path: Path) -> None:

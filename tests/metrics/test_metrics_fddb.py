@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lipcore.datasets.fddb import FddbImage, load_fddb
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError, OptionError, UnknownName
 from lipcore.metrics import fddb
 from lipcore.metrics.fddb import (
     KINDS,
@@ -235,6 +235,67 @@ class TestFiles:
         assert discrete.name == "xDiscROC.txt"
         assert discrete.read_text() == "1.0 1 0.5\n1.0 0 0.9\n"
         assert continuous.read_text() == "1.0 1\n1.0 0\n"
+
+    @pytest.fixture
+    def places(self, tmp_path: Path) -> tuple[Path, Path, list[str]]:
+        """A set of three images with a face each, a file of detections, and the images' names."""
+        names = [f"2002/01/0{i}/big/img_{i}" for i in (1, 2, 3)]
+        (tmp_path / "gt/FDDB-folds").mkdir(parents=True)
+        entries = "".join(f"{name}\n1\n15 15 0 40 40 1\n" for name in names)
+        (tmp_path / "gt/FDDB-folds/FDDB-fold-01-ellipseList.txt").write_text(entries)
+        for name in names:
+            path = tmp_path / f"gt/originalPics/{name}.jpg"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", SIZE[::-1]).save(path)
+        return tmp_path / "found.txt", tmp_path / "gt", names
+
+    @pytest.mark.parametrize(
+        "named", ["{}", "{}.jpg", "{}.JPG", "originalPics/{}", "/data/FDDB/{}.jpeg", "data\\{}", "./{}"]
+    )
+    def test_endings_and_leading_folders_are_taken_off(self, places: tuple[Path, Path, list[str]], named: str) -> None:
+        found, gt, names = places
+        found.write_text("".join(f"{named.format(name)}\n1\n25 25 30 30 0.9\n" for name in names))
+        discrete, _ = evaluate(found, gt, draws=0)
+        assert (discrete["value"], discrete["without_predictions"], discrete["without_image"]) == (1, 0, 0)
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", r"found\.txt is empty"),
+            (
+                "2002_01_01_big_img_1\n1\n25 25 30 30 0.9\n",
+                "no predictions of the 3 images .*like 2002/01/01/big",
+            ),
+            ("# 2002/01/01/big/img_1\n0\n", "holds no predictions of the 3 images"),
+            ("2002/01/01/big/img_1\n0\n2002/01/01/big/img_1.jpg\n0\n", r"img_1\.jpg' is there twice, as 2002/"),
+            ("2002/01/01/big/img_1 1 2 3 4 5\n" * 2, "the entry of '2002/01/01/big/img_1 1 2 3 4 5' is malformed"),
+        ],
+    )
+    def test_names_that_match_nothing_are_no_result(
+        self, places: tuple[Path, Path, list[str]], text: str, message: str
+    ) -> None:
+        places[0].write_text(text)
+        with pytest.raises(DataError, match=message):
+            evaluate(*places[:2], draws=0)
+
+    def test_text_that_is_not_utf8(self, places: tuple[Path, Path, list[str]]) -> None:
+        places[0].write_bytes("é\n0\n".encode("latin1"))
+        with pytest.raises(DataError, match=r"found\.txt is not UTF-8 text: .* at byte 0; save it as UTF-8"):
+            evaluate(*places[:2], draws=0)
+
+    @pytest.mark.parametrize("limit", [-1.0, float("nan"), float("inf")])
+    def test_false_positives_that_cannot_be(self, places: tuple[Path, Path, list[str]], limit: float) -> None:
+        with pytest.raises(OptionError, match="valid is a number from 0 on"):
+            evaluate(*places[:2], false_positives=[limit], draws=0)
+
+    @pytest.mark.parametrize("shape", ["rectangle", "ellipse"])
+    @pytest.mark.filterwarnings("error")
+    def test_as_large_as_a_float_can_be(self, places: tuple[Path, Path, list[str]], shape: str) -> None:
+        found, gt, names = places
+        row = "-1e308 -1e308 1e308 1e308" if shape == "rectangle" else "1e308 1e308 1e308 1e308 -1e308"
+        found.write_text("".join(f"{name}\n1\n{row} 0.9\n" for name in names))
+        discrete, _ = evaluate(found, gt, shape=shape, draws=0)  # type: ignore[arg-type]
+        assert discrete["value"] == 0
 
     def test_rows_of_a_folder(self, tmp_path: Path) -> None:
         (tmp_path / "gt/FDDB-folds").mkdir(parents=True)

@@ -412,10 +412,13 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("", "malformed"),
-            ("a\n", "malformed"),
-            ("a\nx\n", "malformed"),
-            ("a\n1\n1 2 3 4\n", "malformed"),
+            ("", "is empty"),
+            ("a\n", "ends after its first line"),
+            ("a\nx\n", "line 2: 'x' is no count of faces"),
+            ("a\n1.0\n1 2 3 4 5\n", "line 2: '1.0' is no count of faces"),
+            ("a\n1\n\n1 2 3 4\n", "line 4: '1 2 3 4' is no face .*x y w h score"),
+            ("a\n4\n" + "1 2 3 4\n" * 5, "line 3: '1 2 3 4' is no face"),
+            ("a\n1\n1,2,3,4,5\n", "line 3: '1,2,3,4,5' is no face"),
             ("a\n2\n1 2 3 4 5\n", "announces 2 faces, 1 follow"),
             ("a\n0\n1 2 3 4 5\n", "announces 0 faces, 1 follow"),
             ("a\n1\n1 2 3 4 nan\n", "NaN"),
