@@ -290,9 +290,7 @@ class TestEvaluationLists:
     def test_not_a_matlab_file(self, tmp_path: Path) -> None:
         write_wider(tmp_path, "val", [Sample("a", [[0, 0, 20, 60]])])
         (tmp_path / "eval_tools/ground_truth/wider_face_val.mat").write_bytes(b"hello" * 100)
-        with pytest.raises(
-            DataError, match=r"wider_face_val\.mat is damaged, or no MATLAB file"
-        ):
+        with pytest.raises(DataError, match=r"wider_face_val\.mat is damaged, or no MATLAB file"):
             load_ground_truth(tmp_path)
 
     def test_a_file_that_would_end_the_process(self, tmp_path: Path) -> None:
