@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from lipcore.detectors.base import Detector
 from lipcore.detectors.weights import cache_dir
-from lipcore.errors import LipcoreError
+from lipcore.errors import LipcoreError, LipcoreWarning
 from lipcore.paths import DATA
-from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, GaussianFit, TemplateErf, calibration, measure_erf
+from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, GaussianFit, TemplateErf, calibration, faults, measure_erf
 
 #: To be raised when the calibration images, or what is measured on them, change.
 CALIBRATION = 1
@@ -44,7 +44,7 @@ def erf_of(detector: Detector) -> Erf:
 
 def _places(detector: Detector) -> list[Path]:
     """Where the file of a detector could be: with the project's weights, or in the cache."""
-    if not detector.weights_sha256:
+    if not detector.weights_declared:
         return []
     return [folder / file_name(detector) for folder in (SHIPPED, cache_dir() / "receptive_fields")]
 
@@ -72,7 +72,10 @@ def measure(detector: Detector) -> Erf:
         unit="image",
         disable=None,
     )
-    return measure_erf(detector, images)
+    erf = measure_erf(detector, images)
+    for fault in faults(detector, erf):
+        warnings.warn(f"{detector.name}: {fault}", LipcoreWarning, stacklevel=3)
+    return erf
 
 
 def _keep(detector: Detector, erf: Erf) -> Erf:

@@ -6,24 +6,25 @@ gradient really is: |d f / d X| summed over the channels and averaged over image
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lipcore.datasets.synthetic import calibration_images
 from lipcore.detectors.base import Detector, Responses
 from lipcore.errors import DetectorError, OptionError
+from lipcore.graph.recorded import Recorded
 
 #: The masses for which sides are tabulated (A4).
 MASSES = (0.5, 0.75, 0.9, 0.95, 0.99)
 CALIBRATION_IMAGES = 8
 _TRF_CANVAS = (256, 576, 1152, 2304)
 _TRF_STRIP = 64
+_SCALE_SIZES = (256, 512)
 
 
 @dataclass(frozen=True)
@@ -169,61 +170,61 @@ def fit_gaussian(gradient: NDArray[np.float64], window: int) -> GaussianFit:
 
 
 def theoretical_sides(detector: Detector) -> dict[str, int]:
-    """The TRF of each template, computed from the network itself: side in pixels.
+    """The TRF of each template: side in pixels.
 
-    A copy of the network gets positive random weights, ReLUs that are always open, and average instead of max
-    pooling. No path through it can cancel or close, so a response's gradient is non-zero exactly on its TRF.
+    It follows from the forward pass that torch records: where a response is read, what each operation reads there, and
+    so on down to the image. Which values flow, and how a layer is spelled, does not matter.
+
+    Raises:
+        DetectorError: a template without a response.
+        UnsupportedOperation: an operation of which it is not known what it reads; the message names it.
     """
-    probe = copy.deepcopy(detector).double()
-    generator = torch.Generator().manual_seed(0)
-    for module in probe.modules():
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.MaxPool2d):
-                size, stride, pad = child.kernel_size, child.stride, child.padding
-                setattr(module, name, nn.AvgPool2d(size, stride, pad, child.ceil_mode))
-        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            weight = torch.rand(module.weight.shape, generator=generator, dtype=torch.float64) + 0.5
-            module.weight.data = (weight / weight[0].numel()).to(module.weight.device)
-            if module.bias is not None:
-                module.bias.data.fill_(1.0)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-    across, down = _extents(probe, detector.templates, 0), _extents(probe, detector.templates, 1)
+    across, down = (_extents(detector, axis) for axis in (0, 1))
     return {template: max(across[template], down[template]) for template in detector.templates}
 
 
-def _extents(probe: Detector, templates: Sequence[str], axis: int) -> dict[str, int]:
+@torch.enable_grad()
+def _extents(detector: Detector, axis: int) -> dict[str, int]:
     """How far each template's field reaches from left to right (axis 0) or from top to bottom, in pixels.
 
-    Measured on a strip of the image, since a network as deep as HR's needs a gigabyte for a square of its field.
+    Followed on a strip of the image, since a network as deep as HR's needs a gigabyte for a square of its field.
     """
-    device = probe.device
-    thin = max(_TRF_STRIP, probe.min_side)
+    thin = max(_TRF_STRIP, detector.min_side)
+    generator = torch.Generator().manual_seed(0)
     found: dict[str, int] = {}
-    for size in _TRF_CANVAS:
-        if size < thin:
-            continue
+    for size in [size for size in _TRF_CANVAS if size >= thin]:
         width, height = (size, thin) if axis == 0 else (thin, size)
-        image = torch.full((1, 3, height, width), 200.0, dtype=torch.float64, device=device)
-        with torch.no_grad():
-            responses = probe(image)
-        for index, template in enumerate(templates):
-            if template in found:
-                continue
-            response = central_response(responses, index, (width / 2, height / 2))
-            reached = (gradient_map(probe, image, response) > 0).any(axis).nonzero()[:, 0]
-            inside = int(reached[0]) > 0 and int(reached[-1]) < size - 1
-            if inside or size == _TRF_CANVAS[-1]:
-                found[template] = int(reached[-1] - reached[0]) + 1
-        if len(found) == len(templates):
+        noise = torch.rand(1, 3, height, width, generator=generator) * 255
+        image = noise.to(detector.device).requires_grad_()
+        responses = detector(image)
+        graph = Recorded(responses.logits[0], image)
+        missing = {i: template for i, template in enumerate(detector.templates) if template not in found}
+        central = [central_response(detector, responses, i, (width / 2, height / 2)) for i in missing]
+        fields = graph.read_by(graph.places_of(central), beyond=True)[graph.leaf]
+        for template, lo, hi in zip(missing.values(), fields.lo[:, 1 - axis], fields.hi[:, 1 - axis], strict=True):
+            if (lo > 0 and hi < size) or size == _TRF_CANVAS[-1]:
+                found[template] = int(hi - lo)
+        if len(found) == len(detector.templates):
             break
     return found
 
 
-def central_response(responses: Responses, template: int, middle: float | tuple[float, float]) -> int:
-    """Index of the response of ``template`` whose centre is nearest to ``middle``: x, y in pixels, or both at once."""
+def central_response(
+    detector: Detector, responses: Responses, template: int, middle: float | tuple[float, float]
+) -> int:
+    """Index of the response of ``template`` whose centre is nearest to ``middle``: x, y in pixels, or both at once.
+
+    Raises:
+        DetectorError: the template has no response.
+    """
+    own = responses.templates == template
+    if not own.any():
+        raise DetectorError(
+            f"{detector.name} has no response of its template {detector.templates[template]!r}, number {template}; "
+            "name only templates that respond() uses, one for each kind of response (such as its maps of each stride)"
+        )
     distance = (responses.centres - torch.as_tensor(middle).to(responses.centres)).square().sum(1)
-    return int(torch.where(responses.templates == template, distance, torch.inf).argmin())
+    return int(torch.where(own, distance, torch.inf).argmin())
 
 
 def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> tuple[MeasuredErf, ...]:
@@ -242,7 +243,7 @@ def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> t
             size = image.shape[-1]
             with torch.no_grad():
                 responses = detector(image.to(device))
-            central = [central_response(responses, index, size / 2) for index in range(len(detector.templates))]
+            central = [central_response(detector, responses, i, size / 2) for i in range(len(detector.templates))]
             totals = [torch.zeros(size, size, dtype=torch.float64, device=device) for _ in central]
         for total, gradient in zip(totals, gradient_maps(detector, image.to(device), central), strict=True):
             total += gradient
@@ -251,11 +252,72 @@ def measure_erf(detector: Detector, images: Iterable[Tensor] | None = None) -> t
         mean = (total / n).cpu().numpy()
         centre = responses.centres[response].cpu().double().numpy()
         sides = {mass: mass_side(mean, centre, mass) for mass in MASSES}
-        shift = np.round(size / 2 - centre).astype(int)
-        centred = np.roll(mean, (shift[1], shift[0]), (0, 1))
+        centred = _centred(mean, centre)
         fit = fit_gaussian(centred, sides[0.99])
         erf.append(MeasuredErf(template, sides, fit, n, centred))
     return tuple(erf)
+
+
+def faults(detector: Detector, erf: Sequence[MeasuredErf]) -> list[str]:
+    """What makes e_i, squares of ``erf`` around the declared centres, smaller or larger than it should be.
+
+    Args:
+        detector: any detector.
+        erf: its ERF as measured.
+
+    Returns:
+        A sentence for each fault, with what to do.
+    """
+    found = [fault] if (fault := _scale_fault(detector)) else []
+    for template in erf:
+        if template.sides[0.99] > len(template.gradient) / 2:
+            continue  # the border cuts the field, so that its middle is not known
+        x, y = template.fit.x, template.fit.y
+        middle = len(template.gradient) / 2
+        side = template.sides[0.9]
+        better = mass_side(template.gradient, (middle + x, middle + y), 0.9)
+        if max(abs(x), abs(y)) > max(4.0, side / 20) and side > 1.02 * better:
+            found.append(
+                f"the gradient of template {template.template!r} lies around ({x:+.0f}, {y:+.0f}) px from its declared "
+                f"centres, as padding at one side makes it; add ({x:.0f}, {y:.0f}) to them, and the square that holds "
+                f"90 % of it has {better} px instead of {side}"
+            )
+    return found
+
+
+@torch.no_grad()
+def _scale_fault(detector: Detector) -> str:
+    """A sentence if the detector resizes images, told by how far its responses lie apart on two sizes; else ""."""
+    gaps = []
+    for size in (max(n, detector.min_side) for n in _SCALE_SIZES):
+        responses = detector(torch.full((1, 3, size, size), 128.0, device=detector.device))
+        gaps.append([_gap(responses, template) for template in range(len(detector.templates))])
+    for template, small, large in zip(detector.templates, *gaps, strict=True):
+        if small and large and abs(large / small - 1) > 0.1:
+            return (
+                f"responses of template {template!r} lie {small:.3g} px apart on an image of {_SCALE_SIZES[0]} px and "
+                f"{large:.3g} px on one of {_SCALE_SIZES[1]} px: respond() resizes images, while e_i is one side in "
+                "pixels for every image; let respond() work at the image's own scale, and resize images before"
+            )
+    return ""
+
+
+def _gap(responses: Responses, template: int) -> float:
+    """The usual distance in pixels between neighbouring columns of responses; 0 with fewer than three."""
+    columns = np.unique(responses.centres[responses.templates == template, 0].cpu().double().numpy().round(3))
+    return float(np.median(np.diff(columns))) if len(columns) > 2 else 0.0
+
+
+def _centred(gradient: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The map moved by whole pixels until ``centre`` (x, y) is in its middle; nothing where it ends."""
+    size = len(gradient)
+    shift = np.round(size / 2 - centre).astype(int)
+    moved = np.zeros_like(gradient)
+    (rows, cols), (from_rows, from_cols) = (
+        [slice(max(0, sign * s), size + min(0, sign * s)) for s in (shift[1], shift[0])] for sign in (1, -1)
+    )
+    moved[rows, cols] = gradient[from_rows, from_cols]
+    return moved
 
 
 def calibration(detector: Detector) -> Iterator[Tensor]:

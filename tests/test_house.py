@@ -17,6 +17,7 @@ FLOORS = (
     ("lipcore.treatments",),
     ("lipcore.results", "lipcore.datasets"),
     ("lipcore.detectors",),
+    ("lipcore.graph",),
     ("lipcore.receptive_field", "lipcore.known_fields"),
     ("lipcore.attacks",),
     ("lipcore.metrics",),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import toys
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,8 @@ from lipcore.datasets.synthetic import calibration_images
 from lipcore.detectors import Detector, Responses
 from lipcore.detectors.centerface import CenterFace
 from lipcore.detectors.pnet import PNet
-from lipcore.errors import UnknownName
+from lipcore.errors import DetectorError, UnknownName
+from lipcore.graph.rules import UnsupportedOperation
 from lipcore.known_fields import erf_of
 from lipcore.receptive_field import (
     MASSES,
@@ -47,11 +49,13 @@ class Stack(Detector):
         self.freeze()
 
     def respond(self, images: Tensor) -> Responses:
-        logits = self.layers(images / 255)
+        return self.handed(self.layers(images / 255), len(images))
+
+    def handed(self, logits: Tensor, count: int) -> Responses:
         rows, cols = logits.shape[2:]
         y, x = torch.meshgrid(torch.arange(rows), torch.arange(cols), indexing="ij")
-        centres = (torch.stack((x, y), -1).reshape(-1, 2).to(images) + 0.5) * self.stride
-        boxes = torch.cat((centres - 8, centres + 8), 1).expand(len(images), -1, 4)
+        centres = (torch.stack((x, y), -1).reshape(-1, 2).to(logits) + 0.5) * self.stride
+        boxes = torch.cat((centres - 8, centres + 8), 1).expand(count, -1, 4)
         return Responses(logits.flatten(1), boxes, centres, torch.zeros(rows * cols, dtype=torch.long))
 
 
@@ -92,6 +96,33 @@ class TestTheoretical:
             nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(3, 2, 1), closed, nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 1, 1)
         )
         assert theoretical_sides(Stack(layers, 4)) == {"face": field([(3, 1), (3, 2), (3, 1), (2, 2)])}
+
+    def test_however_a_layer_is_spelled(self) -> None:
+        """A pooling that is a function, a ReLU6 that large values would close: 3 of stride 1, pool 2, 3, pool 3."""
+
+        class Spelled(Stack):
+            def respond(self, images: Tensor) -> Responses:
+                x = F.relu6(self.layers[0](images))
+                x = torch.clamp(self.layers[1](F.max_pool2d(x, 2)), 0, 6)
+                return self.handed(F.max_pool2d(x, 3, 2, 1), len(images))
+
+        layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1))
+        assert theoretical_sides(Spelled(layers, 4)) == {"face": field([(3, 1), (2, 2), (3, 1), (3, 2)])}
+
+    def test_what_cannot_be_followed_is_named(self) -> None:
+        class Attentive(toys.Toy):
+            def respond(self, images: Tensor) -> Responses:
+                return super().respond(images * (images.mean() / 255))
+
+        with pytest.raises(UnsupportedOperation, match="not a map"):
+            theoretical_sides(Attentive())
+
+    def test_a_template_without_a_response_is_named(self) -> None:
+        toy = toys.Toy()
+        toy.templates = ("face", "profile")
+        for measure in (theoretical_sides, lambda d: measure_erf(d, [toys.bright([(24, 24)])])):
+            with pytest.raises(DetectorError, match="no response of its template 'profile', number 1"):
+                measure(toy)
 
     def test_of_the_toy(self) -> None:
         toy = toys.Toy(("small", "large"))
@@ -210,7 +241,7 @@ class TestMeasured:
         toy = toys.Toy(("small", "large"))
         responses = toy(torch.zeros(1, 3, 64, 64))
         for template in (0, 1):
-            response = central_response(responses, template, 32)
+            response = central_response(toy, responses, template, 32)
             assert int(responses.templates[response]) == template
             assert (responses.centres[response] - 32).abs().max() <= 2
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcore.attacks.crop import Support
-from lipcore.attacks.windowed.graph import Graph
-from lipcore.attacks.windowed.rules import UnsupportedOperation
+from lipcore.attacks.windowed import Graph
 from lipcore.detectors.base import Detector, Responses
+from lipcore.graph.rules import UnsupportedOperation
 
 
 def loss(logits: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def joint_gradient(
 
 @dataclass(frozen=True)
 class Shortcut:
-    """What LIP's windows leave out to be cheaper; see :meth:`lipcore.attacks.windowed.graph.Graph.cropped_sum`.
+    """What LIP's windows leave out to be cheaper; see :meth:`lipcore.attacks.windowed.Graph.cropped_sum`.
 
     Attributes:
         stride: from the maps of this stride down, the instances are swept together; 0: never.

@@ -98,6 +98,11 @@ class Detector(nn.Module, ABC):
         self._weights_sha256 = digest
 
     @property
+    def weights_declared(self) -> bool:
+        """Whether ``weights_sha256`` was set; else it changes with the state alone, and not with the code around it."""
+        return bool(self._weights_sha256)
+
+    @property
     def device(self) -> torch.device:
         """Where the detector is, and its images are to be."""
         return next(itertools.chain(self.parameters(), self.buffers())).device
@@ -211,8 +216,11 @@ def check_responses(detector: Detector, images: Tensor, responses: object) -> No
     """Refuse what :meth:`Detector.respond` must not return for ``images``.
 
     Raises:
-        DetectorError: wrong types or shapes, a template that does not exist, logits that are not finite, that gradients
-            cannot pass or that are probabilities, boxes that are relative or inside out, x and y that changed places.
+        DetectorError: wrong types or shapes, a template that does not exist, logits that are not finite or that
+            gradients cannot pass, boxes that are relative or inside out, x and y that changed places.
+
+    Warns:
+        LipcoreWarning: logits that look like probabilities.
     """
     said = f"{detector.name} breaks the contract: "
     if not isinstance(responses, Responses):
@@ -240,10 +248,10 @@ def check_responses(detector: Detector, images: Tensor, responses: object) -> No
         )
     if images.requires_grad and torch.is_grad_enabled() and not logits.requires_grad:
         raise DetectorError(f"{said}no gradient reaches the images; look for .detach(), .numpy(), no_grad or .round()")
-    _check_values(said, images, responses)
+    _check_values(detector, said, images, responses)
 
 
-def _check_values(said: str, images: Tensor, responses: Responses) -> None:
+def _check_values(detector: Detector, said: str, images: Tensor, responses: Responses) -> None:
     """The part of :func:`check_responses` that looks at numbers."""
     logits, boxes, centres = (v.detach() for v in (responses.logits, responses.boxes, responses.centres))
     # A size that is an exponential may be infinite without harm; a logit of no number would be no face, unnoticed.
@@ -252,9 +260,11 @@ def _check_values(said: str, images: Tensor, responses: Responses) -> None:
             raise DetectorError(f"{said}{int(bad.sum())} of {bad.numel()} values of its {name} are no finite numbers")
     few = 16  # of so few responses anything may be true by chance
     if logits.shape[1] >= few and logits.min() >= 0 and logits.max() <= 1:
-        raise DetectorError(
-            f"{said}all logits lie in 0..1, so they look like probabilities; return what comes before the sigmoid, or "
-            "torch.logit(probability, eps=1e-6)"
+        warnings.warn(  # no error, since a network that was never trained may say so in earnest
+            f"{detector.name}: all logits lie in 0..1, so they look like probabilities; return what comes before the "
+            "sigmoid, or torch.logit(probability, eps=1e-6)",
+            LipcoreWarning,
+            stacklevel=4,
         )
     if not (boxes[..., 2:] >= boxes[..., :2]).all():
         raise DetectorError(f"{said}boxes end before they begin; valid is x1, y1, x2, y2, not a corner and a size")

@@ -13,18 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lipcore.attacks import windowed
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.crop import Extent, Support, union
 from lipcore.attacks.gradients import EXACT, Shortcut, cropped_sum, cropped_sum_naive, find_shortcut
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.attacks.updates import i_fgsm
-from lipcore.attacks.windowed import graph
-from lipcore.attacks.windowed.graph import Graph
-from lipcore.attacks.windowed.rules import UnsupportedOperation
+from lipcore.attacks.windowed import Graph
+from lipcore.datasets.photographs import astronaut
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector, load_detector
 from lipcore.detectors.hr import random_hr
 from lipcore.detectors.pyramid import Pyramid
+from lipcore.graph.rules import UnsupportedOperation
 
 HEIGHT, WIDTH = 61, 52
 
@@ -36,6 +37,8 @@ def conv(channels: int, out: int, *args: int, **options: object) -> nn.Conv2d:
 
 
 C34, C42, C43, C44 = conv(3, 4, 3), conv(4, 2, 3, 2, 1, dilation=2), conv(4, 3, 1), conv(4, 4, 3, 1, 1)
+C14, C31 = conv(1, 4, 3, 2, 1), conv(3, 1, 3)
+PLACES = torch.rand(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1)).double()
 DEPTH = conv(4, 4, 3, 2, 1, groups=4)
 UP = nn.ConvTranspose2d(4, 3, 4, 2, 1).double().requires_grad_(False)
 NORM = nn.BatchNorm2d(4).double().eval().requires_grad_(False)
@@ -54,6 +57,7 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": lambda x: C42(F.silu(C34(x))),
     "batch norm": lambda x: C42(F.relu(NORM(C34(x)))),
     "pool 2": lambda x: C42(F.max_pool2d(C34(x), 2, 2, ceil_mode=True)),
+    "pool 2 with no stride given": lambda x: C42(F.max_pool2d(C34(x), 2)),
     "pool 3": lambda x: C42(F.max_pool2d(C34(x), 3, 2, 1)),
     "smoothed down": lambda x: C34(F.interpolate(x, size=(20, 17), mode="bilinear", antialias=True)),
     "bilinear up": lambda x: C42(F.interpolate(C34(x), scale_factor=2, mode="bilinear")),
@@ -71,6 +75,70 @@ OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "two maps": lambda x: torch.cat((C42(C34(x)).flatten(), C42(DEPTH(C34(x))).flatten())),
     "two classes": lambda x: (lambda m: m[:, 1] - m[:, 0])(C42(C34(x))),
     "permuted": lambda x: C42(C34(x)).permute(0, 2, 3, 1) * 0.5,
+    # parted maps, in the head and in the body (YOLOv5 to 11, ShuffleNet)
+    "chunks in the head": lambda x: (lambda m: m[1] - m[0])(C42(C34(x)).chunk(2, 1)),
+    "split in the head": lambda x: (lambda m: m[0] + 3 * m[1])(torch.split(C44(C34(x)), [1, 3], 1)[1].split(1, 1)),
+    "unbind in the head": lambda x: (lambda m: m[3] - m[0])(C44(C34(x)).unbind(1)),
+    "one of two chunks": lambda x: C42(C34(x)).chunk(2, 1)[1],
+    "split in the body": lambda x: (lambda a, b: C42(torch.cat((F.relu(a), C31(x)[:, :1], b), 1)))(
+        *torch.split(C34(x), [2, 1, 1], 1)[::2]
+    ),
+    "split, one part twice": lambda x: (lambda a, b: C42(torch.cat((torch.tanh(a), a + b), 1)))(*C34(x).chunk(2, 1)),
+    "unbound and stacked anew": lambda x: (lambda m: C42(torch.cat([p.unsqueeze(1) for p in m[::-1]], 1)))(
+        C34(x).unbind(1)
+    ),
+    "channel shuffle": lambda x: C42(F.channel_shuffle(C34(x), 2)),
+    "channel shuffle by hand": lambda x: (
+        lambda y: C42(y.view(1, 2, 2, *y.shape[2:]).transpose(1, 2).reshape(y.shape))
+    )(C34(x)),
+    "channels by a list": lambda x: C42(C34(x[:, [2, 1, 0]]).index_select(1, torch.tensor([3, 0, 0, 1]))),
+    "one channel": lambda x: C42(C14(C34(x)[:, 2].unsqueeze(1))),
+    # activations
+    "clamp": lambda x: C42(C34(x).clamp(-0.1, 0.2)),
+    "relu6": lambda x: C42(F.relu6(C34(4 * x))),
+    "mish": lambda x: C42(F.mish(C34(x))),
+    "mish by hand": lambda x: (lambda y: C42(y * torch.tanh(F.softplus(y))))(C34(x)),
+    "swish by hand": lambda x: (lambda y: C42(y * y.sigmoid()))(C34(x)),
+    "square root": lambda x: C42((C34(x).square() + 1).sqrt()),
+    # arithmetic of two maps
+    "a map times another": lambda x: C42(C34(x) * C34(x.flip(1)).sigmoid()),
+    "attention to places": lambda x: C42(C34(x) * C31(x).sigmoid()),
+    "a map of constants": lambda x: C42(C34(x * PLACES)),
+    "a quotient": lambda x: C42(C34(x) / (2 + C34(x.flip(1)).tanh())),
+    "maximum": lambda x: C42(torch.maximum(C34(x), C34(x.flip(1)))),
+    "minimum": lambda x: C42(torch.minimum(C34(x), 0.3 * C34(x))),
+    "maxout": lambda x: (lambda m: torch.cat((m[:, :2].max(1, keepdim=True)[0], m[:, 2:3]), 1))(C44(C34(x))),
+    "where": lambda x: (lambda y: C42(torch.where(y > 0, y, y * y)))(C34(x)),
+    # norms and sums over channels
+    "normalised": lambda x: C42(F.normalize(C34(x), dim=1)),
+    "normalised by hand": lambda x: (lambda y: C42(y / (y.pow(2).sum(1, keepdim=True).sqrt() + 1e-10)))(C34(x)),
+    "mean of channels": lambda x: C14(C34(x).mean(1, keepdim=True)),
+    "largest of channels": lambda x: C14(C34(x).amax(1, keepdim=True)),
+    "expanded": lambda x: C42(C31(x).expand(-1, 4, -1, -1)),
+    # places
+    "every second": lambda x: C42(C34(x)[..., ::2, 1::3]),
+    "focus": lambda x: (lambda y: conv(12, 2, 3)(torch.cat([y[..., i::2, j::2] for j in (0, 1) for i in (0, 1)], 1)))(
+        x[..., :60, :]
+    ),
+    "average pool": lambda x: C42(F.avg_pool2d(C34(x), 3, 2, 1)),
+    "average pool, borders not counted": lambda x: C42(
+        F.avg_pool2d(C34(x), (3, 2), 2, 1, ceil_mode=True, count_include_pad=False)
+    ),
+    "average pool, its own divisor": lambda x: C42(F.avg_pool2d(C34(x), 2, divisor_override=3)),
+    "adaptive average pool": lambda x: C42(F.adaptive_avg_pool2d(C34(x), (13, 17))),
+    "pixel shuffle": lambda x: C14(F.pixel_shuffle(C34(x), 2)),
+    "bicubic": lambda x: C42(F.interpolate(C34(x), size=(40, 60), mode="bicubic")),
+    "mirrored border": lambda x: C42(F.pad(C34(x), (3, 1, 2, 2), mode="reflect")),
+    "repeated border": lambda x: C42(F.pad(C34(x), (3, 1, 2, 2), mode="replicate")),
+    # scores that are no plain map: the logits read several places of it through functions
+    "sigmoid after flatten": lambda x: C42(C34(x)).flatten(1).sigmoid(),
+    "product of scores": lambda x: (lambda m: torch.logit(m[..., 0].sigmoid() * m[..., 1].sigmoid()))(
+        C42(C34(x)).permute(0, 2, 3, 1).flatten(1, 2)
+    ),
+    "best of the classes": lambda x: (lambda m: torch.logit(m[..., 0].sigmoid() * m[..., 1:].sigmoid().amax(-1)))(
+        C44(C34(x)).permute(0, 2, 3, 1).flatten(1, 2)
+    ),
+    "softmax of two": lambda x: torch.logit(C42(C34(x)).softmax(1)[:, 1]),
 }
 
 
@@ -122,10 +190,17 @@ def agreement(detector: Detector, image: Tensor, extent: Extent) -> float:
     return float((fast.sign() == slow.sign())[..., inside].double().mean())
 
 
-@pytest.mark.parametrize("name", ["centerface", "pnet"])
+@pytest.mark.parametrize("name", ["centerface", "pnet", "retinaface", "hr-mini"])
 def test_real_detectors_on_a_grid_that_fills_the_canvas(name: str) -> None:
     image = Grid(faces=16, distance=12, face_side=48, canvas=264).draw(0).image
     assert agreement(load_detector(name), image, Extent()) >= 0.999
+
+
+@pytest.mark.parametrize("name", ["ssd-mobilenet", "tiny-yolo"])
+def test_those_that_need_larger_faces(name: str) -> None:
+    """An odd side too: SSD's padding is one place wider there."""
+    image = astronaut()[..., 20:260, 120:360].repeat(1, 1, 1, 2)[..., :-1]
+    assert agreement(load_detector(name), image, Extent(rule="fixed", value=131)) >= 0.999
 
 
 def test_an_odd_size_and_a_pyramid() -> None:
@@ -187,6 +262,32 @@ def test_logits_mixed_from_several_responses_are_refused() -> None:
         Graph(C34(image).flatten().cumsum(0), image)
 
 
+def test_responses_mixed_so_that_their_numbers_seem_right_are_refused() -> None:
+    """The mean of the first and the last response's numbers is the middle one's: only a third number tells."""
+    image = torch.rand(1, 3, 33, 33, dtype=torch.float64).requires_grad_()
+    logits = C42(C34(image)).flatten()
+    with pytest.raises(UnsupportedOperation, match="read by several"):
+        Graph(logits[:-1] + logits[:-1].flip(0), image)
+
+
+@pytest.mark.parametrize(
+    ("what", "network"),
+    [
+        ("AdaptiveAvgPool2D|different size", lambda x: C42(C34(x) * F.adaptive_avg_pool2d(C34(x), 1).sigmoid())),
+        ("different size", lambda x: C42(C34(x - x.mean((2, 3), keepdim=True)))),
+        ("flip|Flip", lambda x: C42(C34(x.flip(3)))),
+        ("rows or columns", lambda x: C42(C34(x).transpose(2, 3))),
+        ("Split", lambda x: C44(C34(x).split(10, 2)[1])),
+        ("View", lambda x: C44(C34(x).reshape(1, 4, 20, 45))),
+        ("several|GroupNorm", lambda x: C42(F.group_norm(C34(x), 2))),
+    ],
+)
+def test_what_mixes_places_is_refused_and_named(what: str, network: Callable[[Tensor], Tensor]) -> None:
+    image = torch.rand(1, 3, 32, 32, dtype=torch.float64).requires_grad_()
+    with pytest.raises(UnsupportedOperation, match=what):
+        Graph(network(image).flatten(), image)
+
+
 def test_batch_norm_in_training_is_refused() -> None:
     image = torch.rand(1, 3, 32, 32, dtype=torch.float64).requires_grad_()
     norm = nn.BatchNorm2d(4).double().requires_grad_(False)
@@ -240,7 +341,7 @@ class TestShortcuts:
 
     def test_a_large_image_is_swept_in_bands(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = self.direction(Shortcut(8.0))
-        monkeypatch.setattr(graph, "MOST", 256 * 90)
+        monkeypatch.setattr(windowed, "MOST", 256 * 90)
         banded = self.direction(Shortcut(8.0))
         assert float((banded - whole).abs().max() / whole.abs().max()) < 1e-5
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.detectors import Detector, Responses
 from lipcore.detectors.pyramid import Pyramid
-from lipcore.errors import DetectorError, LipcoreError
+from lipcore.errors import DetectorError, LipcoreError, LipcoreWarning
 
 IMAGE = toys.bright([(10, 10)], 64, 96)
 
@@ -54,7 +54,6 @@ FAULTS: dict[str, tuple[Callable[[Responses], object], str]] = {
     "NaN": (changed(logits=one_nan), "1 of 384 values of its logits are no finite"),
     "infinite logits": (changed(logits=lambda x: x / 0), "384 of 384 values of its logits"),
     "no boxes": (changed(boxes=lambda x: x * float("nan")), "1536 of 1536 values of its boxes"),
-    "probabilities": (changed(logits=Tensor.sigmoid), "look like probabilities"),
     "relative boxes": (changed(boxes=lambda x: x / 96), "all boxes lie in 0..1; valid are pixels"),
     "corner and size": (
         changed(boxes=lambda x: torch.cat((x[..., :2], x[..., 2:] - x[..., :2]), -1)),
@@ -72,6 +71,11 @@ def test_what_respond_must_not_return(fault: str) -> None:
         Broken(change)(IMAGE.clone().requires_grad_())
     assert str(caught.value).startswith("toy breaks the contract: ")
     assert isinstance(caught.value, LipcoreError)
+
+
+def test_probabilities_in_the_place_of_logits_are_noticed() -> None:
+    with pytest.warns(LipcoreWarning, match="toy: all logits lie in 0..1, so they look like probabilities"):
+        Broken(changed(logits=Tensor.sigmoid))(IMAGE)
 
 
 def test_a_detector_may_answer_without_gradients_where_none_are_asked_for() -> None:

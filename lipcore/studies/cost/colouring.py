@@ -1,7 +1,7 @@
 """Which instances could share a backward pass of the whole image without disturbing one another: a graph colouring.
 
 Instances i and j may share one when e_i meets the TRF of no target of j and e_j that of no target of i. The windows of
-:mod:`lipcore.attacks.windowed.graph` do not need it; what it would save is measured beside them.
+:mod:`lipcore.attacks.windowed` do not need it; what it would save is measured beside them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import networkx
 import torch
 
 from lipcore.attacks.crop import Support, whole_image
-from lipcore.attacks.windowed.graph import Graph
+from lipcore.attacks.windowed import Graph
 from lipcore.studies.cost.timing import Case
 
 

@@ -23,10 +23,10 @@ from lipcore.attacks.crop import Extent
 from lipcore.attacks.gradients import EXACT, find_shortcut
 from lipcore.attacks.presets import preset
 from lipcore.attacks.targets import Matching, find_instances
-from lipcore.attacks.windowed.rules import UnsupportedOperation
 from lipcore.datasets.synthetic import EVALUATION_FACES, MID_GREY, calibration_images, paste
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import LipcoreError, OptionError, UnknownName
+from lipcore.graph.rules import UnsupportedOperation
 from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, measure_erf
 from lipcore.results import Dataset, digest, results_path, write_results
 from lipcore.studies.base.records import Records

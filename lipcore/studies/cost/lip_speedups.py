@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from lipcore.attacks.crop import whole_image
-from lipcore.attacks.windowed.graph import BATCH, MOST, Graph
+from lipcore.attacks.windowed import BATCH, MOST, Graph
 from lipcore.datasets.synthetic import EVALUATION_FACES, MID_GREY, calibration_images, paste
 from lipcore.detectors import Detector, load_detector
 from lipcore.receptive_field import measure_erf

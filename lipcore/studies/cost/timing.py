@@ -24,11 +24,12 @@ from torch import Tensor
 
 from lipcore.attacks.crop import Support, union, whole_image
 from lipcore.attacks.gradients import EXACT, Shortcut, cropped_sum, cropped_sum_naive, joint_gradient
-from lipcore.attacks.windowed.graph import Graph
-from lipcore.attacks.windowed.rules import Convolution, UnsupportedOperation
-from lipcore.attacks.windowed.windows import Boxes
+from lipcore.attacks.windowed import Graph
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import DataError
+from lipcore.graph.rules import UnsupportedOperation
+from lipcore.graph.spatial import Convolution
+from lipcore.graph.windows import Boxes
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,8 @@
-"""The backward pass of each supported operation, on windows: what a place reads, what it reaches, and its gradient.
-
-An operation is a node of torch's autograd graph; weights and activations are those that the node saved.
-"""
+"""Operations that read a neighbourhood: convolution, pooling, resampling, padding, and pixels turned into channels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cached_property
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,133 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcore.attacks.windowed.windows import FAR, Boxes, Ints, Windows, margins
-from lipcore.errors import LipcoreError
-
-#: A node of torch's autograd graph.
-Node = Any
-
-
-class UnsupportedOperation(LipcoreError):
-    """The detector uses an operation whose backward pass is not known window by window."""
-
-
-class Rule:
-    """How one recorded operation, with one spatial input, treats boxes and gradients.
-
-    Args:
-        node: of the autograd graph.
-        size: height and width of the input map.
-    """
-
-    def __init__(self, node: Node, size: tuple[int, int]) -> None:
-        self.node, self.size = node, size
-
-    def reads(self, out: Boxes) -> Boxes:
-        """The input places that these output places depend on (they may lie outside the map)."""
-        return out
-
-    def reaches(self, boxes: Boxes) -> Boxes:
-        """The output places that depend on these input places."""
-        return boxes
-
-    def backward(self, out: Windows, keep: list[Boxes | None]) -> Iterator[tuple[Node, Windows]]:
-        """The gradient at each input, at least on what is to be kept there (None: the image has no part in it)."""
-        for (parent, _), wanted in zip(self.node.next_functions, keep, strict=True):
-            if parent is not None and wanted is not None:
-                yield parent, self.apply(out, wanted)
-
-    def apply(self, out: Windows, keep: Boxes) -> Windows:
-        """The gradient at the one input, at least on ``keep``."""
-        raise NotImplementedError
-
-
-class Pixelwise(Rule):
-    """Arithmetic, or a change of the channels: each place for itself. The node itself is called."""
-
-    def __init__(self, node: Node, size: tuple[int, int]) -> None:
-        super().__init__(node, size)
-        other = getattr(node, "_saved_other", None)
-        if isinstance(other, Tensor) and other.ndim > 1 and other.shape[-2:].numel() > 1:
-            raise UnsupportedOperation(f"{node.name()} by a factor that differs from place to place")
-        if node.name() == "CatBackward0" and node._saved_dim != 1:
-            raise UnsupportedOperation("a concatenation along rows or columns")
-        if node.name() == "FlipBackward0" and tuple(node._saved_dims) != (1,):
-            raise UnsupportedOperation("a flip of rows or columns")
-
-    def backward(self, out: Windows, keep: list[Boxes | None]) -> Iterator[tuple[Node, Windows]]:
-        """See :class:`Rule`."""
-        sent = self.node(out.values)
-        for (parent, _), values in zip(
-            self.node.next_functions, sent if isinstance(sent, tuple) else (sent,), strict=True
-        ):
-            if parent is not None and values is not None:
-                yield parent, Windows(values, out.origin, out.clean)
-
-
-class Elementwise(Rule):
-    """An activation function: its slope at each place, all slopes found at once by calling the node on ones."""
-
-    @cached_property
-    def source(self) -> Tensor:
-        """What the slope is read from, (1, C, H, W): here itself."""
-        made = self.node._input_metadata[0]
-        ones = torch.ones(tuple(made.shape), dtype=made.dtype, device=made.device)
-        sent = self.node(ones.contiguous(memory_format=torch.channels_last))
-        slope: Tensor = sent[0] if isinstance(sent, tuple) else sent
-        return slope
-
-    def apply(self, out: Windows, keep: Boxes) -> Windows:
-        """The gradient times the slope, in place where it may be: fresh memory is slow."""
-        g = out.trimmed(keep)
-        values = g.values if g.own else torch.empty_like(g.values)
-        for part, there in g.beside(self.source):
-            self.fill(values[part], g.values[part], there)
-        return Windows(values, g.origin, clean=g.clean and g.own, own=True)
-
-    def fill(self, into: Tensor, gradient: Tensor, there: Tensor) -> None:
-        """Writes the result on some windows; ``there`` is :attr:`source` on them."""
-        torch.mul(gradient, there, out=into)
-
-
-class Relu(Elementwise):
-    """The same, with the saved result in place of a map of slopes."""
-
-    @cached_property
-    def source(self) -> Tensor:
-        """What the operation gave, (1, C, H, W)."""
-        saved: Tensor = self.node._saved_result
-        return saved
-
-    def fill(self, into: Tensor, gradient: Tensor, there: Tensor) -> None:
-        """See :class:`Elementwise`."""
-        torch.ops.aten.threshold_backward.grad_input(gradient, there, 0, grad_input=into)
-
-
-class Prelu(Elementwise):
-    """The same, with the saved input in place of a map of slopes."""
-
-    @cached_property
-    def source(self) -> Tensor:
-        """What the operation got, (1, C, H, W)."""
-        saved: Tensor = self.node._saved_self
-        return saved
-
-    def fill(self, into: Tensor, gradient: Tensor, there: Tensor) -> None:
-        """See :class:`Elementwise`."""
-        torch.mul(gradient, torch.where(there > 0, 1, self.node._saved_weight), out=into)
-
-
-class Scaled(Rule):
-    """Batch norm at rest: a factor for each channel."""
-
-    def apply(self, out: Windows, keep: Boxes) -> Windows:
-        """See :class:`Rule`."""
-        node = self.node
-        if node._saved_training:
-            raise UnsupportedOperation("batch norm in training mode couples all images; call detector.freeze()")
-        gain = node._saved_weight * torch.rsqrt(node._saved_running_var + node._saved_eps)
-        return Windows(out.values * gain[:, None, None], out.origin, out.clean, own=True)
+from lipcore.graph.channels import Arranged, axis
+from lipcore.graph.rules import Node, Rule, UnsupportedOperation, as_map, shape_of
+from lipcore.graph.windows import FAR, Boxes, Ints, Windows, margins
 
 
 class Sliding(Rule):
@@ -176,13 +48,15 @@ class Convolution(Sliding):
 
     def __init__(self, node: Node, size: tuple[int, int]) -> None:
         self.weight: Tensor = node._saved_weight
+        if self.weight.ndim != 4:
+            raise UnsupportedOperation(f"a convolution along {self.weight.ndim - 2} axes")
         kernel = self.weight.shape[-2:]
         super().__init__(node, size, kernel, node._saved_stride, node._saved_padding, node._saved_dilation)
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
         if self.reach.any() or (self.stride > 1).any():
-            out.wipe(self.node._input_metadata[0].shape[-2:])
+            out.wipe(self.made)
         else:  # a 1x1 kernel leaves each place alone, so that trimming first is cheaper
             out = out.trimmed(Boxes(keep.lo + self.padding, keep.hi + self.padding))
         groups = self.node._saved_groups
@@ -223,7 +97,7 @@ class Transposed(Convolution):
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
-        out.wipe(self.node._input_metadata[0].shape[-2:])
+        out.wipe(self.made)
         natural = self.reads(Boxes(out.origin, out.origin + out.size))
         count = (natural.hi - natural.lo).max(axis=0)
         values = out.placed(natural.lo * self.stride - self.padding, (count - 1) * self.stride + self.reach + 1)
@@ -241,14 +115,15 @@ class MaxPool(Sliding):
 
     def __init__(self, node: Node, size: tuple[int, int]) -> None:
         n = node
-        super().__init__(n, size, n._saved_kernel_size, n._saved_stride, n._saved_padding, n._saved_dilation)
+        stride = n._saved_stride or n._saved_kernel_size  # F.max_pool2d(x, 2) leaves it out
+        super().__init__(n, size, n._saved_kernel_size, stride, n._saved_padding, n._saved_dilation)
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
-        out.wipe(self.node._input_metadata[0].shape[-2:])
+        out.wipe(self.made)
         first = out.origin * self.stride - self.padding
         height, width = (int(s) for s in (out.size - 1) * self.stride + self.reach + 1)
-        winner = out.cut(self.node._saved_result1)  # flat index into the input map
+        winner = out.cut(as_map(self.node._saved_result1, self.made))  # flat index into the input map
         top, left = torch.as_tensor(first, device=winner.device)[:, :, None, None, None].unbind(1)
         place = (winner // self.size[1] - top) * width + winner % self.size[1] - left
         place.clamp_(0, height * width - 1)  # beyond the border of the map, where the gradient is zero
@@ -258,39 +133,31 @@ class MaxPool(Sliding):
         return Windows(values.view(count, channels, height, width), first, clean=True).trimmed(keep)
 
 
-class Resize(Rule):
-    """Any linear resampling that treats rows and columns apart: two matrices, found by resampling unit impulses."""
+class Separable(Rule):
+    """A linear operation that treats rows and columns apart: two matrices, found by applying it to unit impulses."""
 
     def __init__(self, node: Node, size: tuple[int, int]) -> None:
         super().__init__(node, size)
-        out = tuple(node._input_metadata[0].shape[-2:])
-        self.matrices = tuple(self._matrix(axis, size[axis], out[axis]) for axis in (0, 1))
+        self.matrices = tuple(self._matrix(axis, size[axis], self.made[axis]) for axis in (0, 1))
         used = [m.numpy() != 0 for m in self.matrices]
         self.reading = [(u.argmax(1), u.shape[1] - u[:, ::-1].argmax(1)) for u in used]
         self.reaching = [(u.argmax(0), u.shape[0] - u[::-1].argmax(0)) for u in used]
 
     def _matrix(self, axis: int, size: int, out: int) -> Tensor:
         """(out, size): the weights with which an output place reads the inputs."""
-        node, name = self.node, self.node.name()
-        scale = (node._saved_scales_h, node._saved_scales_w)[axis]
-        impulses = torch.eye(size, dtype=node._input_metadata[0].dtype)[
-            None, None
-        ]  # column i is an impulse at row i; only the rows are resampled
-        if name.startswith("UpsampleNearest"):
-            rows: Tensor = torch.ops.aten.upsample_nearest2d(impulses, [out, size], scale, None)
-        else:
-            kind = "_upsample_bilinear2d_aa" if "Aa" in name else "upsample_bilinear2d"
-            resample: Callable[..., Tensor] = getattr(torch.ops.aten, kind)
-            rows = resample(impulses, [out, size], node._saved_align_corners, scale, None)
-        return rows[0, 0]
+        impulses = torch.eye(size, dtype=self.node._input_metadata[0].dtype)[None, None]
+        return self.along(axis, impulses, out)[0, 0]  # column i was an impulse at row i; only the rows are treated
+
+    def along(self, axis: int, x: Tensor, out: int) -> Tensor:
+        """The operation on the rows of ``x`` as the node does it along ``axis``, to ``out`` rows; columns stay."""
+        raise NotImplementedError
 
     def _extent(self, boxes: Boxes, table: Any) -> Boxes:
-        lo, hi = boxes.lo.copy(), boxes.hi.copy()
-        for axis, (first, last) in enumerate(table):
-            inside = lo[:, axis] < hi[:, axis]
-            a, b = lo[:, axis].clip(0, len(first) - 1), (hi[:, axis] - 1).clip(0, len(first) - 1)
-            lo[:, axis] = np.where(inside, first[a], FAR)
-            hi[:, axis] = np.where(inside, last[b], -FAR)
+        lo, hi = np.full_like(boxes.lo, FAR), np.full_like(boxes.hi, -FAR)
+        for k, (first, last) in enumerate(table):
+            for i in np.flatnonzero(boxes.lo[:, k] < boxes.hi[:, k]):
+                a, b = boxes.lo[i, k].clip(0, len(first) - 1), boxes.hi[i, k].clip(1, len(first))
+                lo[i, k], hi[i, k] = first[a:b].min(), last[a:b].max()  # a mirror turns the order of places round
         return Boxes(lo, hi)
 
     def reads(self, out: Boxes) -> Boxes:
@@ -303,15 +170,15 @@ class Resize(Rule):
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
-        out.wipe(self.node._input_metadata[0].shape[-2:])
+        out.wipe(self.made)
         low, high = keep.cleaned().lo, keep.cleaned().hi
         first = np.where(keep.filled[:, None], low, 0)
         size = np.where(keep.filled[:, None], high - low, 1).max(axis=0)
         blocks = []
-        for axis, matrix in enumerate(self.matrices):
+        for k, matrix in enumerate(self.matrices):
             weights = matrix.to(out.values)
-            rows = torch.as_tensor(out.origin[:, axis, None] + np.arange(out.size[axis]))
-            cols = torch.as_tensor(first[:, axis, None] + np.arange(int(size[axis])))
+            rows = torch.as_tensor(out.origin[:, k, None] + np.arange(out.size[k]))
+            cols = torch.as_tensor(first[:, k, None] + np.arange(int(size[k])))
             valid = ((rows >= 0) & (rows < matrix.shape[0]))[:, :, None] & (cols < matrix.shape[1])[:, None]
             block = weights[
                 rows.clamp(0, matrix.shape[0] - 1)[:, :, None], cols.clamp(max=matrix.shape[1] - 1)[:, None]
@@ -319,6 +186,46 @@ class Resize(Rule):
             blocks.append(block * valid.to(block))
         values = torch.einsum("nchw,nhy,nwx->ncyx", out.values, *blocks)
         return Windows(values, first, clean=True)
+
+
+class Resize(Separable):
+    """Resampling, smoothed or not."""
+
+    def along(self, axis: int, x: Tensor, out: int) -> Tensor:
+        """See :class:`Separable`."""
+        node, name = self.node, self.node.name()
+        scale, size = (node._saved_scales_h, node._saved_scales_w)[axis], [out, x.shape[3]]
+        if name.startswith("UpsampleNearest"):
+            rows: Tensor = torch.ops.aten.upsample_nearest2d(x, size, scale, None)
+            return rows
+        kind = ("_" if "Aa" in name else "") + f"upsample_{'bicubic' if 'Bicubic' in name else 'bilinear'}2d"
+        resample: Callable[..., Tensor] = getattr(torch.ops.aten, kind + ("_aa" if "Aa" in name else ""))
+        return resample(x, size, node._saved_align_corners, scale, None)
+
+
+class AveragePool(Separable):
+    """Means of rectangles, at a stride or so many of them that they fill the map."""
+
+    def along(self, axis: int, x: Tensor, out: int) -> Tensor:
+        """See :class:`Separable`."""
+        node = self.node
+        if "Adaptive" in node.name():
+            return F.adaptive_avg_pool2d(x, (out, x.shape[3]))
+        sides, strides = node._saved_kernel_size, node._saved_stride or node._saved_kernel_size
+        kernel, stride, padding = (int((list(v) * 2)[axis]) for v in (sides, strides, node._saved_padding))
+        divisor = node._saved_divisor_override
+        settings = (node._saved_ceil_mode, node._saved_count_include_pad, 1 if divisor else None)
+        rows = F.avg_pool2d(x, (kernel, 1), (stride, 1), (padding, 0), *settings)
+        return rows / divisor if divisor and axis == 0 else rows
+
+
+class Mirrored(Separable):
+    """Padding with the border's values, or with those before it."""
+
+    def along(self, axis: int, x: Tensor, out: int) -> Tensor:
+        """See :class:`Separable`."""
+        before, after = self.node._saved_padding[2:] if axis == 0 else self.node._saved_padding[:2]
+        return F.pad(x, (0, 0, before, after), mode="reflect" if "Reflection" in self.node.name() else "replicate")
 
 
 class Padded(Rule):
@@ -343,18 +250,20 @@ class Padded(Rule):
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
-        out.wipe(self.node._input_metadata[0].shape[-2:])
+        out.wipe(self.made)
         return Windows(out.values, out.origin - self.shift, clean=False, own=out.own)
 
 
-class Channels(Rule):
-    """Some neighbouring channels of a map."""
+class Strided(Sliding):
+    """Every so many rows or columns."""
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
-        before = self.node._saved_start
-        after = self.node._saved_self_sym_sizes[1] - before - out.values.shape[1]
-        return Windows(F.pad(out.values, (0, 0, 0, 0, before, after)), out.origin, out.clean)
+        out.wipe(self.made)
+        height, width = ((out.size - 1) * self.stride + 1).tolist()
+        values = out.values.new_zeros(*out.values.shape[:2], height, width)
+        values[..., :: self.stride[0], :: self.stride[1]] = out.values
+        return Windows(values, out.origin * self.stride - self.padding, clean=True, own=True)
 
 
 def padding(node: Node, size: tuple[int, int]) -> Rule:
@@ -367,14 +276,15 @@ def padding(node: Node, size: tuple[int, int]) -> Rule:
 
 def cutting(node: Node, size: tuple[int, int]) -> Rule:
     """The rule of a slice of rows, columns or channels."""
-    if node._saved_step != 1:
-        raise UnsupportedOperation(f"a slice with a step of {node._saved_step}")
-    axis = (node._saved_dim & 3) - 2  # stored unsigned, and -1 is as good as 3
-    if axis == -1:
-        return Channels(node, size)
-    shift = np.zeros(2, np.int64)
-    shift[axis] = -node._saved_start
-    return Padded(node, size, shift)
+    ndim = len(shape_of(node))
+    along = axis(node._saved_dim, ndim) - (ndim - 2)
+    if along < 0:
+        return Arranged(node, size)
+    start, stride = np.zeros(2, np.int64), np.ones(2, np.int64)
+    start[along], stride[along] = node._saved_start, node._saved_step
+    if node._saved_step == 1:
+        return Padded(node, size, -start)
+    return Strided(node, size, 1, stride, -start, 1)
 
 
 class Unshuffle(Rule):
@@ -395,3 +305,26 @@ class Unshuffle(Rule):
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
         return Windows(F.pixel_shuffle(out.values, self.factor), out.origin * self.factor, out.clean)
+
+
+class Shuffle(Unshuffle):
+    """Channels become r x r neighbouring pixels: input and output change places."""
+
+    def __init__(self, node: Node, size: tuple[int, int]) -> None:
+        Rule.__init__(self, node, size)
+        self.factor = int(node._saved_upscale_factor)
+
+    def reads(self, out: Boxes) -> Boxes:
+        """See :class:`Rule`."""
+        return super().reaches(out)
+
+    def reaches(self, boxes: Boxes) -> Boxes:
+        """See :class:`Rule`."""
+        return super().reads(boxes)
+
+    def apply(self, out: Windows, keep: Boxes) -> Windows:
+        """See :class:`Rule`."""
+        out.wipe(self.made)
+        inside = self.reads(Boxes(out.origin, out.origin + out.size))
+        values = out.placed(inside.lo * self.factor, (inside.hi - inside.lo).max(axis=0) * self.factor)
+        return Windows(F.pixel_unshuffle(values, self.factor), inside.lo, clean=True)
