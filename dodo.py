@@ -261,7 +261,7 @@ def task_pdf() -> dict[str, Any]:
     """Print the whole book into one PDF; needs a Chromium."""
     run = requested()
     return {
-        "actions": [(stage, [run]), (print_pdf, [run]), (stage, [run]), (build, [run])],
+        "actions": [(locked, [run, stage, print_pdf, stage, build])],
         "file_dep": [str(run.executed / path.name) for path in notebooks()],
         "task_dep": ["book"],
         "uptodate": [False],
