@@ -55,6 +55,11 @@ def photograph(image: Image.Image, alt: str) -> str:
     return _img(buffer.getvalue(), "webp", alt, image.size)
 
 
+def captioned(picture: str, caption: str) -> str:
+    """A picture's HTML with a caption, HTML as well, below it."""
+    return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
 def as_photograph(image: Tensor) -> Image.Image:
     """An image (1, 3, H, W) in 0..255 as a photograph."""
     return Image.fromarray(image[0].detach().round().clamp(0, 255).permute(1, 2, 0).byte().cpu().numpy())

@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from lipcore.report.style import detector_name
+
 PAPER = "poster (HR)"
 
 
@@ -27,10 +29,22 @@ def made_by(document: Mapping[str, Any], notebook: str) -> str:
 
 
 def percent(row: Mapping[Any, Any]) -> str:
-    """A share with its interval, in percent: ``51 [40, 63]``; a dash where there is none."""
-    if row["value"] is None or pd.isna(row["value"]):
+    """A share with its interval, in percent: ``51 [40, 63]``; a dash where there is none.
+
+    Where all faces or none are lost or found there is no spread to draw an interval from: the counts stand instead.
+    """
+    value = row["value"]
+    if value is None or pd.isna(value):
         return "–"
-    return f"{100 * row['value']:z.0f} [{100 * row['ci_low']:z.0f}, {100 * row['ci_high']:z.0f}]"
+    faces = row.get("n_faces")
+    if row.get("metric") in ("asr", "found") and value in (0, 1) and faces is not None and not pd.isna(faces):
+        return f"{100 * value:.0f} ({faces * value:.0f}/{faces:.0f})"
+    return f"{100 * value:z.0f} [{100 * row['ci_low']:z.0f}, {100 * row['ci_high']:z.0f}]"
+
+
+def folded(title: str, html: str) -> str:
+    """HTML that is folded away until its title is chosen; long tables and what few readers want."""
+    return f'<details class="lip-fold"><summary>{title}</summary>{html}</details>'
 
 
 def html_table(frame: pd.DataFrame, caption: str = "") -> str:
@@ -51,19 +65,27 @@ def html_table(frame: pd.DataFrame, caption: str = "") -> str:
 
 
 def difference_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons behind the verdicts: differences in ASR, in percentage points."""
+    """The comparisons behind the verdicts: differences in percentage points, of visibility in its own unit."""
     chosen = rows[rows["metric"] == "difference"]
     return pd.DataFrame(
         {
-            "detector": row["detector"],
+            "detector": detector_name(row["detector"]),
             "claim": row["claim"].upper(),
             "comparison": row["label"],
-            "difference": f"{percent(row)} points",
+            "difference": _difference(row),
             "images": row["n"],
             "_dim": not row["counts"],
         }
         for row in chosen.to_dict("records")
     )
+
+
+def _difference(row: Mapping[Any, Any]) -> str:
+    for metric, digits, unit in (("PSNR", 1, " dB"), ("SSIM", 3, "")):
+        if metric in row["label"] and not pd.isna(row["value"]):
+            value, low, high = (f"{row[key]:z.{digits}f}" for key in ("value", "ci_low", "ci_high"))
+            return f"{value} [{low}, {high}]{unit}"
+    return f"{percent(row)} points"
 
 
 def show(axis: Axes, image: Tensor) -> None:

@@ -309,19 +309,25 @@ class TestShown:
     def test_grey_where_too_few_are_found(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
         made = pd.DataFrame(two[0])
         at: dict[str, Any] = {"update": "i-fgsm", "epsilon": 8.0}
-        good, poor = (plots.attack_table(made, None, [], detector=d, **at) for d in "de")
-        assert not good.map(lambda cell: "opacity" in str(cell)).any().any()
-        grey = poor.columns[poor.map(lambda cell: "opacity" in str(cell)).any()]
-        assert [c.partition("<br>")[0] for c in grey] == ["AP hard", "ASR hard"]
-        assert all("33 % found, no verdict" in c for c in grey)
-        assert plots.found_table(made, **at)["hard"].str.contains("opacity").tolist() == [False, True]
+        good, poor = (plots.attack_table(made, [], detector=d, **at) for d in "de")
+        assert not good.map(lambda cell: "lip-grey" in str(cell)).any().any()
+        grey = poor.columns[poor.map(lambda cell: "lip-grey" in str(cell)).any()]
+        assert [c.partition(" <small>")[0] for c in grey] == ["AP hard", "ASR hard"]
+        assert all("33 % found: no verdict" in c for c in grey)
+        assert plots.found_table(made, **at)["hard"].str.contains("lip-grey").tolist() == [False, True]
 
-    def test_the_quick_run_is_named(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
+    def test_the_posters_number_stands_beside_and_all_or_none_is_counted(
+        self, two: tuple[list[dict[str, Any]], dict[str, Any]]
+    ) -> None:
         made = pd.DataFrame(two[0])
-        quick = made[made["detector"] == "d"].assign(detector="another")
-        shown = plots.attack_table(made, quick, [], detector="e", update="i-fgsm", epsilon=8.0)
-        assert all("quick: another on crowds" in column for column in shown.columns[1:])
-        assert "quick 67" in next(iter(shown[shown["perturbation"] == "lp"].filter(like="ASR hard").to_numpy().flat))
+        reported = [{"method": "LP", "metric": "asr", "subset": "hard", "value": 62.1}]
+        shown = plots.attack_table(made, reported, detector="d", update="i-fgsm", epsilon=8.0)
+        assert list(shown["perturbation"])[:2] == ["clean", "random signs"]
+        (cell,) = shown[shown["perturbation"] == "LP"].filter(like="ASR hard").to_numpy().flat
+        assert cell.startswith("67 ")
+        assert "poster 62.1" in cell
+        assert "<br>" not in "".join(map(str, shown.to_numpy().flat)), "one line a cell"
+        assert "7 images" in plots.attack_caption(made, detector="d", update="i-fgsm", epsilon=8.0, of="toys")
 
     def test_every_question_for_every_detector(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
         shown = plots.verdict_table(two[1], ["d", "e", "f"])

@@ -125,9 +125,10 @@ def test_the_table_is_written(
     assert len(document["rows"]) == 2 * 2 * 3 * 5 * 2
     assert document["config"]["lines"] == len(records)
     assert transfer.table(list(records), document["config"]["records"]) == (document["rows"], document["summary"])
-    figure = plots.transfer_figure(pd.DataFrame(document["rows"]), "hard")
-    titles = [axis.get_title(loc="left") for axis in figure.axes]
-    assert titles == [f"noise of {a} on {b}" for a in ("toy", "other") for b in ("toy", "other")]
+    figure = plots.transfer_figure(pd.DataFrame(document["rows"]), "hard", "imp", ("none", "jpeg 50"))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["as it is", "JPEG 50"]
+    assert [len(axis.texts) for axis in figure.axes] == [4, 4]
+    assert "epsilon 8" in figure.get_suptitle()
     plt.close(figure)
 
 

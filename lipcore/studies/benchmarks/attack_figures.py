@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from lipcore.attacks.presets import PRESETS
 from lipcore.metrics.fddb import KINDS, N_IMAGES
 from lipcore.report.claims import verdict_cell
-from lipcore.report.plotting import PAPER, percent
-from lipcore.report.style import METHOD_COLOURS
+from lipcore.report.plotting import percent
+from lipcore.report.style import METHOD_COLOURS, detector_name, in_order, method_name
 from lipcore.studies.base.verdicts import LEAST_CLEAN
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.attack_tables import FALSE_POSITIVES, Shot, precision, roc
@@ -26,7 +26,7 @@ from lipcore.studies.benchmarks.attack_verdicts import scalar_name
 #: Of the clean images.
 BLACK = "#000000"
 #: What gives no verdict.
-GREY = '<span style="opacity: 0.5">{}</span>'
+GREY = '<span class="lip-grey">{}</span>'
 #: Claim or step, as results name it -> what is asked.
 QUESTIONS = {
     "c5": "C5: IMP, LP, LIP in the poster's order",
@@ -38,13 +38,10 @@ QUESTIONS = {
     "separation": "separation: LIP-A above LP",
     "highest target": "the highest target alone: LIP-H above LIP-A",
 }
-#: Our presets' names as the poster writes them.
-POSTER_NAMES = {NONE: "clean", "imp": "IMP", "lp": "LP", "lip-a": "LIP-A", "lip-h": "LIP-H"}
 
 
 def attack_table(
     rows: pd.DataFrame,
-    quick: pd.DataFrame | None,
     reported: Sequence[Mapping[str, Any]],
     *,
     detector: str,
@@ -57,9 +54,7 @@ def attack_table(
     A column of which the detector finds too few faces on the clean images for a verdict is printed grey and says so.
 
     Args:
-        rows: the results to show first.
-        quick: this build's quick run, as a second line in each cell where the first is another run's; it may be of
-            another detector, which the head of the column names.
+        rows: the results.
         reported: the poster's numbers, in percent.
         detector: whose rows.
         update: of which update rule.
@@ -69,39 +64,28 @@ def attack_table(
     poster = {(r["method"], r["metric"], r["subset"]): r["value"] for r in reported}
     table: dict[str, dict[str, Any]] = {}
     heads: dict[str, str] = {}
-
-    def chosen(frame: pd.DataFrame, of: str) -> list[dict[Any, Any]]:
-        at = (frame["detector"] == of) & (frame["update"] == update) & (frame["epsilon"] == epsilon)
-        return frame[at & frame["metric"].isin(metrics)].to_dict("records")
-
-    for row in chosen(rows, detector):
-        column, value, behind = _cell(row)
-        known = poster.get((POSTER_NAMES.get(row["perturbation"]), row["metric"], row["subset"]))
-        beside = f" <small>| {PAPER} {known:g}</small>" if known is not None else ""
-        entry = table.setdefault(row["perturbation"], {"perturbation": row["perturbation"]})
-        entry[column] = _greyed(f"{value}{beside}<br>{behind}", row["clean_rate"])
-        if not pd.isna(row["clean_rate"]):
-            found = f"clean: {100 * row['clean_rate']:.0f} % found" + ", no verdict" * (row["clean_rate"] < LEAST_CLEAN)
-            heads[column] = f"{column}<br><small>{found}</small>"
-    if quick is not None:
-        of = quick["detector"].iloc[0]
-        for row in chosen(quick, of):
-            column, value, behind = _cell(row)
-            entry = table.setdefault(row["perturbation"], {"perturbation": row["perturbation"]})
-            own = _greyed(f"<small>quick {value}</small><br>{behind}", row["clean_rate"])
-            entry[column] = f"{entry.get(column, '–')}<br>{own}"
-        heads = {c: f"{head}<br><small>quick: {of} on crowds</small>" for c, head in heads.items()}
+    at = (rows["detector"] == detector) & (rows["update"] == update) & (rows["epsilon"] == epsilon)
+    for row in rows[at & rows["metric"].isin(metrics)].to_dict("records"):
+        column = f"{row['metric'].replace('_', ' ').upper()} {row['subset']}"
+        value, _, interval = percent(row).partition(" ")
+        method = method_name(row["perturbation"])
+        known = poster.get((method if method != "clean" else "None", row["metric"], row["subset"]))
+        beside = f' <small class="lip-poster">poster {known:g}</small>' if known is not None else ""
+        entry = table.setdefault(row["perturbation"], {"perturbation": method})
+        entry[column] = _greyed(f"{value} <small>{interval}</small>{beside}", row["clean_rate"])
+        if row["clean_rate"] < LEAST_CLEAN:
+            heads[column] = f"{column} <small>({100 * row['clean_rate']:.0f} % found: no verdict)</small>"
     order = [p for p in (NONE, "random", *PRESETS) if p in table]
     return pd.DataFrame([table[p] for p in dict.fromkeys(order)]).fillna("–").rename(columns=heads)
 
 
-def _cell(row: Mapping[Any, Any]) -> tuple[str, str, str]:
-    """The column of a row of the results, its value, and the interval and images behind it."""
-    value, _, interval = percent(row).partition(" ")
+def attack_caption(rows: pd.DataFrame, *, detector: str, update: str, epsilon: float, of: str) -> str:
+    """What a table of :func:`attack_table` shows, with the number of images behind it."""
+    at = (rows["detector"] == detector) & (rows["update"] == update) & (rows["epsilon"] == epsilon)
+    images = rows[at & (rows["metric"] == "ap")]["n"].max()
     return (
-        f"{row['metric'].replace('_', ' ').upper()} {row['subset']}",
-        value,
-        f"<small>{interval}<br>n={row['n']}</small>",
+        f"{detector_name(detector)} on {of}, {update.upper()} at epsilon {epsilon:g}, {images} images, in percent; "
+        "small: 95 % intervals over images. Italic: too few of these faces are found on the clean images for a verdict."
     )
 
 
@@ -114,8 +98,8 @@ def found_table(rows: pd.DataFrame, update: str, epsilon: float) -> pd.DataFrame
     chosen = rows[(rows["metric"] == "found") & (rows["update"] == update) & (rows["epsilon"] == epsilon)]
     table: dict[str, dict[str, Any]] = {}
     for row in chosen.to_dict("records"):
-        text = f"{percent(row)} %<br><small>{row['n_faces']:.0f} faces, n={row['n']}</small>"
-        entry = table.setdefault(row["detector"], {"detector": row["detector"]})
+        entry = table.setdefault(row["detector"], {"detector": detector_name(row["detector"])})
+        text = f"{percent(row)} % <small>of {row['n_faces']:.0f}</small>"
         entry[row["subset"]] = _greyed(text, row["value"])
     return pd.DataFrame(table.values())
 
@@ -128,7 +112,9 @@ def verdict_table(summary: Mapping[str, Any], detectors: Sequence[str]) -> pd.Da
         verdict = summary.get(scalar_name(detector, main, claim), "not measured")
         return verdict_cell(verdict, summary.get(scalar_name(detector, main, f"{claim}_reason"), ""))
 
-    return pd.DataFrame({"question": text, **{d: cell(key, d) for d in detectors}} for key, text in QUESTIONS.items())
+    return pd.DataFrame(
+        {"question": text, **{detector_name(d): cell(key, d) for d in detectors}} for key, text in QUESTIONS.items()
+    )
 
 
 def visible_rows(rows: pd.DataFrame, *, detector: str, update: str, epsilon: float) -> pd.DataFrame:
@@ -156,8 +142,10 @@ def precision_recall_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -
             for name, result in by.items():
                 values, recall = result[subset].exact_curve()
                 colour = METHOD_COLOURS.get(name, BLACK)
-                axis.plot(recall, values, color=colour, lw=1.6, label=POSTER_NAMES.get(name, name))
-            axis.set_title(f"{detector}, {subset}: {by[NONE][subset].n_faces} faces", loc="left", fontsize=10)
+                axis.plot(recall, values, color=colour, lw=1.6, label=method_name(name))
+            axis.set_title(
+                f"{detector_name(detector)}, {subset}: {by[NONE][subset].n_faces} faces", loc="left", fontsize=10
+            )
             axis.set_xlim(0, 1)
             axis.set_ylim(0, 1.02)
         line[0].set_ylabel("precision")
@@ -188,12 +176,12 @@ def roc_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -> Figure:
                 rate = np.concatenate(([0.0], getattr(curves, kind)))
                 false = np.concatenate(([0.0], curves.false_positives))
                 colour = METHOD_COLOURS.get(name, BLACK)
-                label = POSTER_NAMES.get(name, name)
+                label = method_name(name)
                 axis.plot(false, 100 * rate, color=colour, lw=1.6, drawstyle="steps-post", label=label)
         for axis, kind in zip(line, KINDS, strict=True):
             for limit in limits:
                 axis.axvline(limit, color="#666666", ls="--", lw=0.8)
-            axis.set_title(f"{detector}, {kind}: {len(by[NONE])} images", loc="left", fontsize=10)
+            axis.set_title(f"{detector_name(detector)}, {kind}: {len(by[NONE])} images", loc="left", fontsize=10)
             axis.set_xlim(0, 1.5 * max(limits))
             axis.set_ylim(-2, 102)
         line[0].set_ylabel("true positives (%)")
@@ -219,7 +207,7 @@ def strength_figure(rows: pd.DataFrame, update: str) -> Figure:
             _errorbars(axis, x, line, name, "o-")
         axis.set_xticks([float(np.log2(e)) for e in ticks], [f"{e:g}" for e in ticks])
         axis.set_xlim(np.log2(min(ticks)) - 0.3, np.log2(max(ticks)) + 0.3)
-        axis.set_title(f"{detector}, {subset}", loc="left", fontsize=10)
+        axis.set_title(f"{detector_name(detector)}, {subset}", loc="left", fontsize=10)
     for axis in axes[:, 0]:
         axis.set_ylabel("attack success (%)")
     for axis in axes[-1]:
@@ -250,7 +238,7 @@ def bins_figure(rows: pd.DataFrame, update: str, epsilon: float) -> Figure:
         )
     for axis, detector in zip(axes[:, 0], detectors, strict=True):
         axis.set_ylabel("attack success (%)")
-        axis.set_title(f"{detector}, {update}, epsilon {epsilon:g}", loc="left", fontsize=10)
+        axis.set_title(f"{detector_name(detector)}, {update.upper()}, epsilon {epsilon:g}", loc="left", fontsize=10)
     axes[-1, 0].set_xlabel("height of the face in pixels (faces in the bin)")
     axes[-1, 1].set_xlabel("faces of the image (faces in the bin)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -262,30 +250,47 @@ def transfer_table(rows: pd.DataFrame, subset: str) -> pd.DataFrame:
     table: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows[(rows["metric"] == "asr") & (rows["subset"] == subset)].to_dict("records"):
         key = (row["treatment"], row["perturbation"], row["detector"])
-        start = {"treatment": key[0], "perturbation": key[1], "noise of": key[2]}
+        start = {"treatment": key[0], "perturbation": method_name(key[1]), "noise of": detector_name(key[2])}
         value, _, interval = percent(row).partition(" ")
-        cell = f"{value}<br><small>{interval}<br>n={row['n']}</small>"
-        table.setdefault(key, start)[f"on {row['target']}"] = cell
+        table.setdefault(key, start)[f"on {detector_name(row['target'])}"] = f"{value} <small>{interval}</small>"
     order = list(dict.fromkeys(rows["treatment"]))
     return pd.DataFrame([table[key] for key in sorted(table, key=lambda k: (order.index(k[0]), *k[1:]))]).fillna("–")
 
 
-def transfer_figure(rows: pd.DataFrame, subset: str) -> Figure:
-    """ASR of every perturbation after each treatment, a panel for each source of noise (down) and target (across)."""
-    chosen = rows[(rows["metric"] == "asr") & (rows["subset"] == subset)]
-    names, treatments = (list(dict.fromkeys(chosen[key])) for key in ("detector", "treatment"))
-    figure, axes = _panels(len(names), len(names), width=4.2, sharex=True)
-    for axis, (source, target) in zip(axes.flat, product(names, names), strict=True):
-        group = chosen[(chosen["detector"] == source) & (chosen["target"] == target)]
-        for name in PRESETS:
-            line = group[group["perturbation"] == name].set_index("treatment").reindex(treatments)
-            if line["value"].notna().any():
-                _errorbars(axis, np.arange(len(treatments), dtype=float), line, name, "o-")
-        axis.set_xticks(range(len(treatments)), [t.replace(" ", "\n") for t in treatments], fontsize=8)
-        axis.set_title(f"noise of {source} on {target}", loc="left", fontsize=10)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("attack success (%)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+def transfer_figure(rows: pd.DataFrame, subset: str, perturbation: str, treatments: Sequence[str]) -> Figure:
+    """Heat maps: noise made on one detector (lines) against the faces it hides from another (columns), in percent.
+
+    Args:
+        rows: of the transfer study.
+        subset: of which faces.
+        perturbation: of which noise.
+        treatments: a map for each, what was done to the attacked photograph.
+    """
+    at = (rows["metric"] == "asr") & (rows["subset"] == subset) & (rows["perturbation"] == perturbation)
+    chosen = rows[at]
+    names = in_order(chosen["detector"])
+    titles = [detector_name(name) for name in names]
+    figure, axes = plt.subplots(
+        1, len(treatments), figsize=(2.5 * len(treatments) + 1, 3.2), squeeze=False, sharey=True
+    )
+    for axis, treatment in zip(axes[0], treatments, strict=True):
+        group = chosen[chosen["treatment"] == treatment].set_index(["detector", "target"])["value"]
+        values = np.array([[100 * group.get((source, target), np.nan) for target in names] for source in names])
+        axis.imshow(values, cmap="Blues", vmin=0, vmax=100)
+        for (line, column), value in np.ndenumerate(values):
+            colour = "white" if value > 55 else "black"
+            text = "–" if np.isnan(value) else f"{value:.0f}"
+            axis.text(column, line, text, ha="center", va="center", color=colour, fontsize=11)
+        axis.set_xticks(range(len(names)), titles, fontsize=8, rotation=25)
+        axis.set_yticks(range(len(names)), titles, fontsize=8)
+        axis.grid(visible=False)
+        axis.set_title(
+            "as it is" if treatment == "none" else treatment.replace("jpeg", "JPEG"), loc="left", fontsize=10
+        )
+    axes[0, 0].set_ylabel("noise made on")
+    figure.supxlabel("faces hidden from (%)", fontsize=9)
+    epsilon = chosen["epsilon"].max()
+    figure.suptitle(f"{method_name(perturbation)}, epsilon {epsilon:g} of 255", fontsize=11)
     return figure
 
 
@@ -304,5 +309,5 @@ def _not_measured() -> Figure:
 def _errorbars(axis: Axes, x: Any, line: pd.DataFrame, name: str, form: str) -> None:
     value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
     error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-    axis.errorbar(x, value, error, fmt=form, ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
+    axis.errorbar(x, value, error, fmt=form, ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name))
     axis.set_ylim(-4, 104)

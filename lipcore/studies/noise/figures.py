@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import FALSE, LOST, TRUE
+from lipcore.report.style import FALSE, LOST, TRUE, method_name
 from lipcore.studies.noise.study import Shown
 
 
@@ -27,7 +27,7 @@ def photo_table(rows: pd.DataFrame) -> pd.DataFrame:
         text = "–" if pd.isna(row["value"]) else f"{scale * row['value']:.{digits}f}"
         if not (pd.isna(row["ci_low"]) or pd.isna(row["value"])):
             text += f" [{scale * row['ci_low']:.{digits}f}, {scale * row['ci_high']:.{digits}f}]"
-        entry = table.setdefault(row["perturbation"], {"perturbation": row["perturbation"]})
+        entry = table.setdefault(row["perturbation"], {"perturbation": method_name(row["perturbation"])})
         entry[titles.get(row["metric"], {"touched": "touched (%)", "l2": "L2"}.get(row["metric"], row["metric"]))] = (
             text
         )
@@ -45,7 +45,7 @@ def noise_figure(shown: Sequence[Shown]) -> Figure:
         draw_boxes(left, item.detections.boxes[item.correct], TRUE)
         draw_boxes(left, item.detections.boxes[~item.correct], FALSE)
         found, wrong = int(item.correct.sum()), int((~item.correct).sum())
-        name = item.perturbation or "clean"
+        name = method_name(item.perturbation or "none")
         left.set_title(f"{name}: {found} of {len(item.scene.boxes)} found, {wrong} false", loc="left", fontsize=10)
         noise = (item.image.cpu() - item.scene.image) * 16 + 127.5
         show(right, noise.clamp(0, 255))
