@@ -288,12 +288,12 @@ def _eight_bit(values: NDArray[Any], mode: str, tags: dict[str, object], path: P
 
 
 def _resolution(dpi: object) -> tuple[float, float] | None:
-    """Pillow's value where it is one."""
+    """Pillow's value where it is one; 1 stands in TIFFs that have none."""
     try:
         across, down = (float(value) for value in dpi)  # type: ignore[attr-defined]
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return (across, down) if all(math.isfinite(v) and 0 < v < 1e5 for v in (across, down)) else None
+    return (across, down) if all(math.isfinite(v) and 1 < v < 1e5 for v in (across, down)) else None
 
 
 def _check_size(path: Path, pixels: int, size: str) -> None:
