@@ -140,8 +140,8 @@ def check_output(path: str | Path, like: Photo | None = None) -> str:
     """
     form = _form(Path(path), like)
     try:
-        file, part = _new_file(Path(path).parent)
-        os.close(file)
+        part = _part(Path(path).parent)
+        os.close(os.open(part, _NEW, 0o666))
         part.unlink()
     except OSError as error:
         raise ImageError(f"cannot write into {Path(path).parent}: {error.strerror or error}") from error
@@ -348,10 +348,13 @@ def _form(path: Path, like: Photo | None) -> str:
     return form
 
 
-def _new_file(folder: Path) -> tuple[int, Path]:
-    """A file of our own in ``folder``: its name is new, so that no link or file that is there is written to."""
-    part = folder / f".{secrets.token_hex(8)}.part"
-    return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), part
+#: A new file of our own: neither a file that is there nor one that a link leads to is ever written to.
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+def _part(folder: Path) -> Path:
+    """A name that nobody can foresee, and short, so that it fits wherever the result's own does."""
+    return folder / f".{secrets.token_hex(8)}.part"
 
 
 def _replace(path: Path, content: bytes | memoryview, mode: int | None) -> None:
@@ -359,9 +362,9 @@ def _replace(path: Path, content: bytes | memoryview, mode: int | None) -> None:
 
     Where ``mode`` is given, the file is open to nobody to whom that mode is closed.
     """
-    file, part = _new_file(path.parent)
+    part = _part(path.parent)
     try:
-        with os.fdopen(file, "wb") as out:
+        with os.fdopen(os.open(part, _NEW, 0o666), "wb") as out:
             if mode is not None:
                 part.chmod(part.stat().st_mode & (mode | 0o600) & 0o777)
             out.write(content)

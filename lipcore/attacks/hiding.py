@@ -25,7 +25,7 @@ from lipcore.attacks.updates import Update, update_rule
 from lipcore.boxes import iou_matrix
 from lipcore.detectors.base import Detections, Detector, check_images
 from lipcore.detectors.tiles import Tile, joined, tiles
-from lipcore.errors import ImageError, NoFaceFound, UnknownName
+from lipcore.errors import ImageError, NoFaceFound, OptionError, UnknownName
 
 #: The epsilons tried, in grey levels.
 LADDER = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -111,12 +111,12 @@ class Hiding:
         if self.combine not in COMBINATIONS:
             raise UnknownName("combination", self.combine, COMBINATIONS)
         if not self.ladder or list(self.ladder) != sorted(set(self.ladder)):
-            raise ValueError(f"the ladder is {self.ladder}; valid are rising numbers, in grey levels of 0..255")
+            raise OptionError(f"the ladder is {self.ladder}; valid are rising numbers, in grey levels of 0..255")
         rules = [update_rule(self.update, epsilon) for epsilon in self.ladder]
         if len(rules) > 1 and self.update.lower() != "i-fgsm":
-            raise ValueError(f"{self.update} is one step of one epsilon; give that epsilon, or take i-fgsm")
+            raise OptionError(f"{self.update} is one step of one epsilon; give that epsilon, or take i-fgsm")
         if self.until_hidden and any(epsilon % 1 for epsilon in self.ladder):
-            raise ValueError(f"epsilon is {self.ladder[-1]:g}; until no face is found, valid are whole grey levels")
+            raise OptionError(f"epsilon is {self.ladder[-1]:g}; until no face is found, valid are whole grey levels")
 
     @property
     def steps(self) -> int:

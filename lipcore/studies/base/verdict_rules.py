@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 from scipy.stats import chi2
 
+from lipcore.errors import DataError
 from lipcore.metrics.intervals import Estimate, Paired
 
 RULES_DATE = "2026-11-30"
@@ -224,11 +225,11 @@ def matched(success: Mapping[float, float], target: float = TARGETS[0]) -> float
         target: in [0, 1].
 
     Raises:
-        ValueError: nothing was measured.
+        DataError: nothing was measured.
     """
     known = {e: s for e, s in success.items() if not np.isnan(s)}
     if not known:
-        raise ValueError("no epsilon was measured, so none can be matched")
+        raise DataError("no epsilon was measured, so none can be matched")
     return min(known, key=lambda e: (round(abs(known[e] - target), 9), e))
 
 
