@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from lipcore.report.plotting import percent
+from lipcore.report.style import detector_name
 
 
 def ablation_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -19,23 +19,39 @@ def ablation_table(rows: pd.DataFrame) -> pd.DataFrame:
         label = f"<b>{row['variant']}</b>" if row["default"] else row["variant"]
         entry = table.setdefault((row["assumption"], row["variant"]), {"": row["assumption"], "variant": label})
         value = percent(row) if row["metric"] == "asr" else "–" if pd.isna(row["value"]) else f"{row['value']:.2f}"
-        entry[f"{row['detector']}: {'ASR (%)' if row['metric'] == 'asr' else 'logit drop'}"] = value
+        entry[f"{detector_name(row['detector'])}: {'ASR (%)' if row['metric'] == 'asr' else 'logit drop'}"] = value
     return pd.DataFrame(table.values())
 
 
-def ablation_figure(rows: pd.DataFrame, detector: str) -> Figure:
-    """The mean logit drop of every variant, grouped by assumption; the default of each filled."""
-    chosen = rows[(rows["metric"] == "logit_drop") & (rows["detector"] == detector)].iloc[::-1].reset_index()
-    figure, axis = plt.subplots(figsize=(7.5, 0.22 * len(chosen) + 0.8))
-    for y, row in enumerate(chosen.to_dict("records")):
-        colour = "#0072b2" if int(row["assumption"][1:]) % 2 else "#d55e00"
-        fill = colour if row["default"] else "white"
-        bounds = [row["value"] - row["ci_low"], row["ci_high"] - row["value"]]
-        error = np.nan_to_num(np.array(bounds, dtype=float))[:, None]
-        axis.errorbar(row["value"], y, xerr=error, fmt="o", ms=5, color=colour, mfc=fill, lw=1)
-    axis.set_yticks(
-        range(len(chosen)), [f"{r['assumption']}  {r['variant']}" for _, r in chosen.iterrows()], fontsize=8
-    )
-    axis.set_xlabel("mean logit drop of a face (filled: the book's default)")
-    axis.set_title(detector, loc="left", fontsize=10)
-    return figure
+def changes_figure(rows: pd.DataFrame, detector: str, most: int = 3) -> tuple[Figure, str]:
+    """How far ASR moves when one answer is changed, sorted by size; the defaults, at zero, are left out.
+
+    Args:
+        rows: of the study.
+        detector: whose.
+        most: so many assumptions with the largest changes are filled; strength (A5) is not one of them.
+
+    Returns:
+        The figure, and a text that says what it shows.
+    """
+    chosen = rows[(rows["metric"] == "asr") & (rows["detector"] == detector)]
+    default = chosen[chosen["default"]].set_index("assumption")["value"]
+    # A4's default is one of its variants, A1's is IMP itself: each change is against its own assumption's default.
+    changed = [
+        (100 * (row["value"] - default[row["assumption"]]), row["assumption"], row["variant"])
+        for row in chosen[~chosen["default"]].to_dict("records")
+        if row["assumption"] in default
+    ]
+    changed.sort(key=lambda change: abs(change[0]))
+    largest = list(dict.fromkeys(name for _, name, _ in reversed(changed) if name not in ("A2", "A5")))[:most]
+    figure, axis = plt.subplots(figsize=(6.2, 0.23 * len(changed) + 1))
+    axis.axvline(0, color="#444444", lw=1)
+    for y, (points, name, _) in enumerate(changed):
+        colour = "#0072b2" if name in largest else "#767676"
+        axis.plot([0, points], [y, y], color=colour, lw=1.2)
+        axis.plot(points, y, "o", ms=6, color=colour, mfc=colour if name in largest else "white")
+    axis.set_yticks(range(len(changed)), [f"{name}  {variant}" for _, name, variant in changed], fontsize=8)
+    axis.set_xlabel("change of attack success against the default (points)")
+    axis.set_title(f"{detector_name(detector)}, LP at epsilon 2, nine faces at 40 px", loc="left", fontsize=10)
+    top = "; ".join(f"{name} {variant} {points:+.0f}" for points, name, variant in reversed(changed[-5:]))
+    return figure, f"Changes of attack success in points, sorted. The largest: {top}. Most of the others are near zero."

@@ -3,6 +3,7 @@ and the table of the comparisons behind its verdicts."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -16,7 +17,7 @@ from matplotlib.lines import Line2D
 
 from lipcore.attacks.presets import PRESETS
 from lipcore.report.plotting import PAPER, percent
-from lipcore.report.style import METHOD_COLOURS
+from lipcore.report.style import METHOD_COLOURS, detector_name, method_name
 from lipcore.studies.base.verdicts import LEAST_CLEAN
 
 #: The labels of the metrics, and what they are multiplied by.
@@ -158,7 +159,7 @@ def _lines(
     chosen = rows[(rows["detector"] == detector) & (rows["metric"] == "asr")]
     for name, value in fixed.items():
         chosen = chosen[(chosen[name] == value) | (chosen["faces"] == 1)]
-    panels = [(key, group) for key, group in chosen.groupby(panel, sort=True) if group[along].nunique() > 1]
+    panels = [(key, group) for key, group in _by(chosen, panel) if group[along].nunique() > 1]
     if not panels:
         return _empty()
     columns = min(3, len(panels))
@@ -181,10 +182,16 @@ def _lines(
     return figure
 
 
+def _by(rows: pd.DataFrame, panel: str) -> list[tuple[Any, pd.DataFrame]]:
+    """The rows by panel, numbers and cells such as "9 at 40 px" in the order of their numbers."""
+    groups = list(rows.groupby(panel, sort=False))
+    return sorted(groups, key=lambda item: [int(n) for n in re.findall(r"\d+", str(item[0]))])
+
+
 def _line(axis: Axes, points: pd.DataFrame, along: str, name: str) -> None:
     x = points[along].to_numpy(dtype=np.float64)
     value, low, high = (100 * points[c].to_numpy(dtype=np.float64) for c in ("value", "ci_low", "ci_high"))
-    axis.plot(x, value, "o-", ms=3.5, lw=1.3, color=METHOD_COLOURS[name], label=name)
+    axis.plot(x, value, "o-", ms=3.5, lw=1.3, color=METHOD_COLOURS[name], label=method_name(name))
     axis.fill_between(x, low, high, color=METHOD_COLOURS[name], alpha=0.12, lw=0)
 
 
@@ -267,7 +274,9 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
     scale = 100 if metric == "asr" else 1
     for axis, (detector, epsilon) in zip(axes.flat, product(detectors, epsilons), strict=True):
         group = chosen[(chosen["detector"] == detector) & (chosen["epsilon"] == epsilon)]
-        axis.set_title(f"{detector}, epsilon {epsilon:g}" + ": not measured" * group.empty, loc="left", fontsize=10)
+        axis.set_title(
+            f"{detector_name(detector)}, epsilon {epsilon:g}" + ": not measured" * group.empty, loc="left", fontsize=10
+        )
         entries = {(int(r["faces"]), int(r["distance"]), r["perturbation"]): r for r in group.to_dict("records")}
         cells = sorted({(faces, distance) for faces, distance, _ in entries})
         names = [p for p in PRESETS if any(name == p for _, _, name in entries)]
@@ -279,7 +288,7 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
             )
             x = np.array(list(own)) + (offset - (len(names) - 1) / 2) * 0.11
             error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
+            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name))
         if metric == "asr":
             known = {(r["faces"], r["distance"]): r["value"] for r in reported}
             at = [i for i, c in enumerate(cells) if c in known]

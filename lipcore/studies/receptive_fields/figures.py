@@ -75,7 +75,7 @@ def erf_figure(name: str, erf: MeasuredErf, trf: int) -> Figure:
     extent = (-half, half, half, -half)
     for axis, image, title in (
         (axes[0], cut, f"{name}: |gradient|"),
-        (axes[1], fitted, f"Gaussian fit, R² {erf.fit.r2:.2f}"),
+        (axes[1], fitted, "Gaussian fitted to it"),
     ):
         axis.imshow(image, extent=extent, cmap="magma", vmin=0, vmax=np.quantile(cut, 0.999))
         axis.set_title(title, loc="left", fontsize=10)
