@@ -45,11 +45,13 @@ _TURNS = {
 }
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE = 0x0112, 258, 262, 339
 
+_HEIC = 'to read it: pip install "lipcore[heic]", or save it as JPEG'
+
 #: What the first bytes of a file that cannot be read say of it.
 _KINDS = (
     (rb"%!PS|\xc5\xd0\xd3\xc6|%PDF", "is PostScript or PDF, not a photograph; save the page as a PNG"),
     (rb".{4}ftyp(hei[cxms]|hev[cx]|mif1|msf1)", "is an HEIC photograph"),
-    (rb".{4}ftypavi[fs]", "is an AVIF photograph that this Pillow cannot read; save it as JPEG or PNG"),
+    (rb".{4}ftypavi[fs]", "is an AVIF photograph"),
     (rb".{4}ftyp", "is a video; save one frame as a PNG"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "is a JPEG XL photograph, which Pillow cannot read; save it as JPEG or PNG"),
     (
@@ -317,11 +319,12 @@ def _kind(path: Path) -> str:
     said = next((said for pattern, said in _KINDS if re.match(b"(?s)" + pattern, head)), None)
     if said is None:
         return "is not an image; valid are JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, HEIC and JPEG 2000"
-    if said.endswith("HEIC photograph"):
-        known = "HEIF" in _known()
-        return said + (
-            ", and a damaged one" if known else '; to read it: pip install "lipcore[heic]", or save it as JPEG'
-        )
+    for kind, form, remedy in (
+        ("HEIC", "HEIF", _HEIC),
+        ("AVIF", "AVIF", "this Pillow cannot read it: save it as JPEG"),
+    ):
+        if said.endswith(f"{kind} photograph"):
+            return f"{said}{', and a damaged one' if form in _known() else f'; {remedy}'}"
     return said
 
 

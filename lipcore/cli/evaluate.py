@@ -38,7 +38,7 @@ def evaluate_widerface(
     from lipcore.datasets import locations
     from lipcore.metrics import wider_files
 
-    with told():
+    with told(predictions, gt):
         folder = gt if gt is not None else locations.find_dataset("widerface")
         rows = wider_files.evaluate(predictions, folder, images="predicted" if predicted_only else "all", draws=draws)
     if as_json:
@@ -71,7 +71,7 @@ def evaluate_fddb(
     from lipcore.datasets import locations
     from lipcore.metrics import fddb
 
-    with told():
+    with told(predictions, gt):
         if shape not in ("rectangle", "ellipse"):
             raise UnknownName("shape of detections", shape, ("rectangle", "ellipse"))
         folder = gt if gt is not None else locations.find_dataset("fddb")
@@ -108,7 +108,7 @@ def evaluate_coco(
     from lipcore.datasets import locations
     from lipcore.metrics import coco
 
-    with told():
+    with told(predictions, gt):
         place = gt if gt is not None else locations.find_dataset("coco")
         data = None if place.is_file() else coco_data.load_coco(place)
         present = None if data is None else [image.number for image in data]

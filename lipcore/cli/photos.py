@@ -52,7 +52,7 @@ def detect(
     from lipcore.detectors import load_detector, tiles
     from lipcore.images import load_image
 
-    with told():
+    with told(photo):
         image = load_image(photo).pixels.to(device)
         found = tiles.detect(load_detector(detector, weights_file, device), image, threshold)
     boxes, scores = found.boxes.cpu().tolist(), found.scores.cpu().tolist()
@@ -107,7 +107,7 @@ def attack(
     from lipcore.photo.batch import plan
     from lipcore.photo.report import check_report, write_report
 
-    with told():
+    with told(*photos[:1]):
         hiding = _hiding(method, epsilon, until_hidden, update, threshold, seed)
         tasks = plan(photos, output)
         if report is not None:

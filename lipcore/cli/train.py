@@ -28,7 +28,7 @@ Restart = Annotated[bool, typer.Option("--restart", help="The training starts af
 
 def _train(module: Any, options: list[str] | None, given: dict[str, Any], *what: Any, **more: Any) -> None:
     fields = {name: value for name, value in given.items() if value is not None}
-    with told():
+    with told(*(part for part in what if isinstance(part, Path))):
         config = module.TrainConfig.parse(options or [], **fields)
         typer.echo(f"written to {module.train(config, *what, **more)}")
 

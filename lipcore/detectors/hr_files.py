@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from torch import Tensor
 
+from lipcore.datasets.mat_files import try_mat_files
 from lipcore.detectors.checkpoints import match, read_checkpoint
-from lipcore.errors import WeightsError
+from lipcore.errors import DataError, WeightsError, short
 
 COUNT = 25
 #: Stage: bottlenecks, channels inside them; four times as many come out.
@@ -137,11 +138,15 @@ def upsampling(weight: Tensor) -> Tensor:
 def read_matconvnet(path: Path) -> Loaded:
     """``hr_res101.mat``: a saved DagNN; ``params`` hold the arrays, filters as (h, w, in, out)."""
     try:
+        try_mat_files([path])  # a damaged file can end the process, and so another one reads it first
         net = loadmat(str(path), struct_as_record=False, squeeze_me=False)["net"][0, 0]
         # The last two axes of a filter are kept however small: nothing is squeezed but vectors.
         raw = {str(p.name.item()): np.asarray(p.value) for p in net.params.flat}
-    except Exception as error:  # scipy raises many kinds for a damaged file
-        raise WeightsError(f"{path} is not a saved DagNN ('net' with 'params'): {error!r}") from error
+    except DataError as error:
+        raise WeightsError(str(error)) from error
+    except Exception as error:  # what a file lacks leads to errors of many kinds
+        said = f"{type(error).__name__}: {short(error)}"
+        raise WeightsError(f"{path} is not a saved DagNN ('net' with 'params'): {said}") from error
     arrays = {}
     for name, value in raw.items():
         if value.dtype.kind not in "fiu":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from lipcore.errors import LipcoreError, OptionError, UnknownName
+from lipcore.errors import LipcoreError, OptionError, UnknownName, WeightsError
 from lipcore.training.hr_loss import Targets, sampled_loss
 from lipcore.training.widerface_train import Crop
 
@@ -216,17 +216,24 @@ class Run(ABC, Generic[Config]):
 
         Raises:
             LipcoreError: the checkpoint was made with another config; the message names what differs.
+            WeightsError: it is damaged.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            parts = [state[part] for part in ("config", "net", "average", "optimiser", "step", "seconds")]
+        except Exception as error:  # a damaged file leads to errors of many kinds; torch's advise what is unsafe
+            raise WeightsError(
+                f"{path} is damaged, so training cannot go on from it; start afresh (--restart)"
+            ) from error
+        given, net, average, optimiser, self.step, self.seconds = parts
         mine = dataclasses.asdict(self.config)
         free = {"workers", "checkpoint", "steps", "minutes"}  # a schedule may be made longer or shorter
-        other = [f"{k} {v!r}, not {mine[k]!r}" for k, v in state["config"].items() if k not in free and mine[k] != v]
+        other = [f"{k} {v!r}, not {mine[k]!r}" for k, v in given.items() if k not in free and mine[k] != v]
         if other:
             raise LipcoreError(f"{path} was made with {'; '.join(other)}. Use that, another folder, or resume=False")
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.net.load_state_dict(net)
+        self.average.load_state_dict(average)
+        self.optimiser.load_state_dict(optimiser)
 
 
 def write_weights(tensors: dict[str, Tensor], path: Path, form: str) -> None:

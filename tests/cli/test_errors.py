@@ -16,7 +16,9 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from typer.testing import CliRunner
 
+from lipcore.cli import app
 from lipcore.cli.errors import told
 from lipcore.errors import DataError, LipcoreWarning, MemoryShort, OptionError, short
 
@@ -107,6 +109,22 @@ def test_what_a_user_should_know_is_said_once(capsys: pytest.CaptureFixture[str]
                 warnings.warn("not ours", UserWarning, stacklevel=1)
     assert capsys.readouterr().err == "lipcore: note: the first of 3 frames is read\nlipcore: note: another\n"
     assert warnings.showwarning is before
+
+
+def test_weights_that_are_not_the_registered_ones_are_noted(tmp_path: Path) -> None:
+    """A detection with them is given, and said not to be the published detector's."""
+    from lipcore.detectors.weights import find_weights
+
+    state = torch.load(find_weights("pnet"), weights_only=True)
+    torch.save(state | {"conv1.bias": state["conv1.bias"] + 0.01}, tmp_path / "mine.pt")
+    Image.new("RGB", (60, 60)).save(tmp_path / "photo.png")
+    command = ["detect", str(tmp_path / "photo.png"), "--detector", "pnet", "--weights", str(tmp_path / "mine.pt")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "with probability" in done.stdout
+    note = done.stderr.strip()
+    assert note.startswith(f"lipcore: note: {tmp_path / 'mine.pt'} is not the registered file of 'pnet' (sha256 ")
+    assert "\n" not in note
 
 
 def test_python_runs_the_command_line(tmp_path: Path) -> None:

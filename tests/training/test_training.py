@@ -234,11 +234,22 @@ def test_the_command_trains_and_goes_on(folder: Path, tmp_path: Path) -> None:
     assert [r["step"] for r in rows] == ["1", "2"]
     detector = load_detector("hr-mini", weights=tmp_path / "out" / "hr_mini.safetensors")
     assert (detector.name, len(detector.templates)) == ("hr-mini", 3)
+    (checkpoint,) = (tmp_path / "out").glob("*.pt*")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    done = CliRunner().invoke(app, [str(a) for a in (*arguments, "--steps", 3)])
+    assert done.exit_code == 1
+    assert done.stderr.endswith(
+        f"{checkpoint} is damaged, so training cannot go on from it; start afresh (--restart)\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("stepps=3", "Did you mean 'steps'"), ("lr", "not of the form name=value"), ("batch=few", "invalid literal")],
+    [
+        ("stepps=3", "Did you mean 'steps'"),
+        ("lr", "not of the form name=value"),
+        ("batch=few", "option batch is 'few'; valid is a value of type int"),
+    ],
 )
 def test_the_command_says_what_is_wrong_with_an_option(tmp_path: Path, option: str, message: str) -> None:
     done = CliRunner().invoke(app, ["train", "hr-mini", "--data", str(tmp_path), "--option", option])
