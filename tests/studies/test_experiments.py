@@ -15,6 +15,7 @@ from studying import completed, tabled
 
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.presets import PRESETS
+from lipcore.datasets.crowds import load_crowd
 from lipcore.datasets.synthetic import Crowd, Grid
 from lipcore.detectors import load_detector
 from lipcore.detectors.pnet import PNet
@@ -427,14 +428,13 @@ class TestPhotos:
         assert len({s.scene.name for s in shown}) == 1
         assert read_results(path)["provenance"]["dataset"]["n_images"] == 1
 
-    def test_generated_crowds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(noise, "ROOT", tmp_path)
-        monkeypatch.setattr(noise, "Crowd", lambda: Crowd(faces=(3, 3), face_side=(40, 41), height=128, width=160))
-        path, shown = noise.measure("quick", load_detector("pnet"), noise.Config(count=1, extent=FIXED))
-        document = read_results(path)
-        assert document["provenance"]["dataset"]["name"] == "generated crowds"
-        assert (tmp_path / "data" / "generated" / "crowds" / "WIDER_val").is_dir()
-        assert len(shown[0].scene.boxes) == 3, "the ground truth, not what was found"
+    def test_crowds_that_may_be_shown(self) -> None:
+        scenes = list(noise.crowds(4))
+        assert [scene.name for scene in scenes[:3]] == list(noise.SHOWN)
+        assert len({scene.name for scene in scenes}) == 4
+        assert len(scenes[0].boxes) == len(load_crowd(noise.SHOWN[0])), "the faces that count"
+        assert torch.equal(scenes[0].image, scenes[0].image.round().clamp(0, 255))
+        assert len(list(noise.crowds(99))) == 24
 
     def test_no_face_on_any(self, folder: Path) -> None:
         for name in ("0.png", "1.png"):

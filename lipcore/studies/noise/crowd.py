@@ -48,6 +48,20 @@ def scene(photo: CrowdPhoto, rows: tuple[int, int] | None = None) -> Scene:
     return Scene(image, torch.from_numpy(photo.boxes[photo.counted]).float(), rows, photo.attribution)
 
 
+def scene_of(name: str) -> Scene:
+    """One of the crowds, all of it, by its name.
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    return scene(load_crowd(name))
+
+
+def credit(name: str) -> str:
+    """HTML: what must stand beside the crowd of that name wherever it is shown."""
+    return escape(load_crowd(name).attribution)
+
+
 def stadium() -> Scene:
     """The crowd of page 1."""
     return scene(load_crowd(STADIUM), STAND)
