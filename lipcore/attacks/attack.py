@@ -126,8 +126,6 @@ class Attack:
             supports = self.extent.supports(detector, image, responses, instances, targets, erf)
         else:
             supports = [whole_image(height, width, image.device)] * len(instances)
-        low = (image - self.update.epsilon).clamp_min(0)
-        high = (image + self.update.epsilon).clamp_max(255)
         generator = torch.Generator().manual_seed(self.seed)
         x, losses = image.detach().clone(), []
         shortcut = EXACT
@@ -141,7 +139,7 @@ class Attack:
             direction = perturbation.direction(detector, x, targets, supports, generator, shortcut)
             if not torch.isfinite(direction).all():
                 raise FloatingPointError(f"the gradient of {detector.name} is not finite at step {step}")
-            x = torch.clamp(x - self.update.alpha * direction.sign(), low, high)
+            x = self.update.step(x, image, direction)
             if on_step is not None:
                 on_step(step + 1)
         if trace:

@@ -11,6 +11,7 @@ imp-i   the instances  none          joint      all
 lp      the instances  union of e_i  joint      all
 lip-a   the instances  e_i           separate   all
 lip-h   the instances  e_i           separate   highest
+lp-h    the instances  union of e_i  joint      highest
 random  nothing        none          n/a        n/a
 ======  =============  ============  =========  =======
 """
@@ -122,7 +123,13 @@ LIP_A = Perturbation(name="lip-a", loss="instances", crop="erf", instances="sepa
 LIP_H = Perturbation(name="lip-h", loss="instances", crop="erf", instances="separate", targets="highest")
 RANDOM = Perturbation(name="random", loss="random")
 
+#: LIP-H's targets without its separation, which tells the two apart.
+LP_H = Perturbation(name="lp-h", loss="instances", crop="erf", targets="highest")
+
+#: What every study runs.
 PRESETS = {p.name: p for p in (IMP, LP_W, IMP_I, LP, LIP_A, LIP_H, RANDOM)}
+#: What single studies run besides.
+ABLATIONS = {p.name: p for p in (LP_H,)}
 
 
 def preset(name: str) -> Perturbation:
@@ -131,7 +138,7 @@ def preset(name: str) -> Perturbation:
     Raises:
         UnknownName: there is none; the message lists those there are.
     """
-    try:
-        return PRESETS[name.lower()]
-    except KeyError:
-        raise UnknownName("perturbation", name, PRESETS) from None
+    known = PRESETS | ABLATIONS
+    if name.lower() not in known:
+        raise UnknownName("perturbation", name, known)
+    return known[name.lower()]

@@ -1,10 +1,12 @@
-"""The update rules: FGSM (Goodfellow et al. 2015) and I-FGSM (Kurakin et al. 2016)."""
+"""The update rules: FGSM (Goodfellow et al. 2015), I-FGSM (Kurakin et al. 2016), and steps on an L2 budget."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from lipcore.errors import OptionError, UnknownName
 
@@ -31,6 +33,42 @@ class Update:
             _check_length(key, getattr(self, key))
         if self.steps < 1:
             raise OptionError(f"steps is {self.steps}; valid is a whole number >= 1")
+
+    def step(self, x: Tensor, clean: Tensor, direction: Tensor) -> Tensor:
+        """X_{t+1} = clip(X_t - alpha * sign(R_t)), within epsilon of ``clean`` and within 0..255; all (1, 3, H, W)."""
+        low, high = (clean - self.epsilon).clamp_min(0), (clean + self.epsilon).clamp_max(255)
+        return (x - self.alpha * direction.sign()).clamp(low, high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2Steps(Update):
+    """Steps along R itself, each of L2 length ``alpha``, within an L2 ball (Madry et al. 2018).
+
+    A sign moves every pixel alike; here a pixel moves as much as it matters, and none where R is 0. By PSNR the noise
+    is as visible as any other of length ``budget``.
+
+    Attributes:
+        budget: radius of the L2 ball around the clean image, in grey levels over all values together, >= 0.
+    """
+
+    budget: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_length("budget", self.budget)
+
+    def step(self, x: Tensor, clean: Tensor, direction: Tensor) -> Tensor:
+        """X_{t+1} = clip(X_t - alpha * R_t / |R_t|_2), within ``budget`` of ``clean`` and within 0..255."""
+        moved = x - self.alpha * direction / direction.norm().clamp_min(1e-30) - clean
+        inside = (self.budget / moved.norm().clamp_min(1e-30)).clamp(max=1)
+        stepped: Tensor = (clean + moved * inside).clamp(0, 255)
+        return stepped
+
+
+def l2_steps(budget: float, steps: int = 10) -> L2Steps:
+    """Steps of 2.5 times the budget over their number, so that the ball's edge is reached whichever way they turn."""
+    _check_length("budget", budget)
+    return L2Steps(name="l2", epsilon=255.0, alpha=2.5 * budget / steps, steps=steps, budget=budget)
 
 
 def _check_length(key: str, value: float) -> None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,12 @@ class Scene:
     name: str
     image: Tensor
     boxes: Tensor
+
+
+def people(faces: int, seed: int | torch.Generator) -> list[int]:
+    """Whose faces (0..89) a grid shows, in reading order; with one seed those are the first of every larger grid."""
+    generator = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    return list(torch.randperm(EVALUATION_FACES, generator=generator)[:faces].tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +111,9 @@ class Grid:
     def draw(self, seed: int) -> Scene:
         """Image number ``seed`` of this cell: which faces, in which order, and where the grid lies."""
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(EVALUATION_FACES, generator=generator)[: self.faces]
+        order = people(self.faces, generator)
         if self.identical:
-            order = order[:1].expand(self.faces)
+            order = order[:1] * self.faces
         shift = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=generator)
         image = (
             background(seed, self.canvas, self.canvas)
@@ -117,11 +123,60 @@ class Grid:
         per_row = math.isqrt(self.faces)
         start = (self.canvas - self.extent) // 2 + shift
         boxes = []
-        for i, face in enumerate(order.tolist()):
+        for i, face in enumerate(order):
             x = int(start[0]) + i % per_row * self.pitch
             y = int(start[1]) + i // per_row * self.pitch
             boxes.append(paste(image, face, x, y, self.face_side))
         return Scene(f"grid-{self.faces}-{self.distance}-{seed}", image, torch.tensor(boxes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unequal:
+    """One small face amid eight large ones, in a 3 x 3 grid on grey.
+
+    Attributes:
+        small, large: sides of the patches in pixels.
+        pitch: pixels between the centres of neighbouring faces.
+        canvas: side of the image in pixels.
+        jitter: the grid's middle is moved by up to so many pixels either way, drawn anew for every image.
+
+    Raises:
+        ValueError: patches that overlap, or a grid that does not fit the canvas.
+    """
+
+    small: int = 32
+    large: int = 96
+    pitch: int = 144
+    canvas: int = 576
+    jitter: int = 16
+
+    #: The small face's number among the nine.
+    SMALL: ClassVar[int] = 4
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.small <= self.large <= self.pitch:
+            raise ValueError(
+                f"small {self.small}, large {self.large} and pitch {self.pitch} are in pixels: a patch has at least 8, "
+                "small is at most large, and patches must not overlap"
+            )
+        if 2 * self.pitch + self.large + 2 * self.jitter > self.canvas:
+            raise ValueError(
+                f"faces of {self.large} px, {self.pitch} px from centre to centre, and {self.jitter} px of jitter on "
+                f"each side do not fit the canvas of {self.canvas} px"
+            )
+
+    def draw(self, seed: int) -> Scene:
+        """Image number ``seed``: whose faces, and where the grid lies."""
+        generator = torch.Generator().manual_seed(seed)
+        order = people(9, generator)
+        shift = torch.randint(-self.jitter, self.jitter + 1, (2,), generator=generator).tolist()
+        image = torch.full((1, 3, self.canvas, self.canvas), MID_GREY)
+        boxes = []
+        for i, face in enumerate(order):
+            side = self.small if i == self.SMALL else self.large
+            x, y = (self.canvas // 2 + shift[k] + ((i % 3, i // 3)[k] - 1) * self.pitch - side // 2 for k in (0, 1))
+            boxes.append(paste(image, face, x, y, side))
+        return Scene(f"unequal-{self.small}-{self.large}-{self.pitch}-{seed}", image, torch.tensor(boxes))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -294,8 +294,8 @@ def paired(conditions: Sequence[Outcomes], statistic: Statistic = gain, *, seed:
     face weighs the product of its image's and its person's counts (the pigeonhole bootstrap, Owen 2007). That counts
     the chance of each face three times, so its draws are drawn in to the variance of two-way clustering, V_image +
     V_person - V_face, but to no less than V_image or V_person (Cameron, Gelbach and Miller 2011; each V from a
-    bootstrap of its own). All conditions get the same weights. Images that not all conditions have are left out, and
-    so are those of which no face counts in some condition.
+    bootstrap of its own); draws in which the conditions tie stay where they are. All conditions get the same weights.
+    Images that not all conditions have are left out, and so are those of which no face counts in some condition.
 
     Where all conditions agree on every face a bootstrap has no width; the bounds are then exact ones: with no
     difference in n images, at most 1 - .025^(1/n) of all images differ (Clopper and Pearson 1934).
@@ -323,7 +323,7 @@ def paired(conditions: Sequence[Outcomes], statistic: Statistic = gain, *, seed:
     if (top == top[0]).all() and (bottom == bottom[0]).all():
         width = 1 - ((1 - LEVEL) / 2) ** (1 / n)
         away = width * np.resize([-1.0, 0.0, 1.0, 0.0], len(rates))
-        value, low, high = (float(statistic(rates + shift)) for shift in (0 * away, away, -away))
+        value, low, high = (float(statistic((rates + shift).clip(0))) for shift in (0 * away, away, -away))
         return Paired(Estimate(value, low, high, n), tuple(rates.tolist()), np.empty(0), True, counts)
     if n < 2:
         alone = Estimate(float(statistic(rates)), float("nan"), float("nan"), n)
@@ -341,27 +341,29 @@ def _crossed(
     def of(w: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
         with np.errstate(divide="ignore", invalid="ignore"):
             rates = [((w @ t) * v).sum(1) / ((w @ b) * v).sum(1) for t, b in zip(top, bottom, strict=True)]
-        return statistic(np.stack(rates, 1))
+        return np.stack(rates, 1)
 
     def counts(size: int) -> NDArray[np.float64]:
         return random.multinomial(size, np.full(size, 1 / size), PAIRED_DRAWS).astype(np.float64)
 
-    w, one = counts(n), np.ones((1, 1))
+    w, v = counts(n), counts(people) if people > 1 else np.ones((1, 1))
+    rates = of(w, v)
+    draws = statistic(rates)
     if people == 1:
-        return of(w, one)
-    v = counts(people)
-    draws = of(w, v)
+        return draws
     seen = bottom.sum(0) > 0  # the faces there are, each to be resampled by itself
     by_face = random.poisson(1.0, (PAIRED_DRAWS // 4, int(seen.sum()))).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        single = statistic((by_face @ top[:, seen].T) / (by_face @ bottom[:, seen].T))
-    spread = [np.var(x[~np.isnan(x)]) for x in (draws, of(w, np.ones((1, people))), of(np.ones((1, n)), v), single)]
-    if not np.isfinite(spread).all() or spread[0] == 0:
+        single = (by_face @ top[:, seen].T) / (by_face @ bottom[:, seen].T)
+    by_image, by_person = of(w, np.ones((1, people))), of(np.ones((1, n)), v)
+    used = [x[~np.isnan(x)] for x in (draws, *(statistic(r) for r in (by_image, by_person, single)))]
+    if not all(np.isfinite(x).all() for x in used):
         return draws
-    wanted = max(spread[1] + spread[2] - spread[3], spread[1], spread[2])
-    middle = np.nanmean(draws)
-    drawn: NDArray[np.float64] = middle + (draws - middle) * min(1.0, float(np.sqrt(wanted / spread[0])))
-    return drawn
+    both, image, person, face = (float(x.var()) for x in used)
+    narrower = min(1.0, (max(image + person - face, image, person) / both) ** 0.5) if both > 0 else 1.0
+    middle = used[0].mean()
+    tied = (rates == rates[:, :1]).all(1)  # a tie stays a tie
+    return np.where(tied, draws, middle + (draws - middle) * narrower)
 
 
 def from_draws(

@@ -142,6 +142,15 @@ class TestTies:
         assert p.estimate.low < 0 < p.estimate.high
         assert found(p) == "inconclusive"
 
+    def test_one_face_of_many_does_not_exclude_zero(self) -> None:
+        names = [i for i in range(30) for _ in range(9)]
+        who = [(5 * i + k) % PEOPLE for i in range(30) for k in range(9)]
+        hits = [float(k % 2) for k in range(270)]
+        fewer = [0.0 if k == 101 else h for k, h in enumerate(hits)]
+        p = paired([Outcomes.of(names, h, [1.0] * 270, who, n_identities=PEOPLE) for h in (fewer, hits)])
+        assert p.estimate.low < 0 == p.estimate.high
+        assert p.p_value() > 0.5
+
     def test_draws_at_zero_count_on_both_sides(self) -> None:
         p = from_draws(np.array([0.0] * 50 + [1.0] * 50), 0.5, (0.5, 0.5), 40)
         assert p.p_value() == 1.0

@@ -9,6 +9,10 @@ from lipcore.studies.base.study import Runnable
 
 STUDIES = {
     "interference": "lipcore.studies.interference.study:Interference",
+    "within_image": "lipcore.studies.within_image.study:WithinImage",
+    "unequal_faces": "lipcore.studies.unequal_faces.study:UnequalFaces",
+    "better_lip": "lipcore.studies.better_lip.study:BetterLip",
+    "verdicts": "lipcore.studies.verdicts.study:Verdicts",
     "mechanism": "lipcore.studies.mechanism.study:Mechanism",
 }
 

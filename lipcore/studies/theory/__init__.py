@@ -1,0 +1,1 @@
+"""What follows from the definitions alone, to first order, each statement beside a measured check."""

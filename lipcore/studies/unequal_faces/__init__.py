@@ -1,0 +1,1 @@
+"""One small face amid eight large ones, where separating instances can win."""
