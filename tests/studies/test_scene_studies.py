@@ -260,22 +260,23 @@ class TestContrasts:
 class TestCommitted:
     """The verdicts the book stands by."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def committed(self) -> dict[str, Any]:
         return read_results(results_path(study.EXPERIMENT, "full"))
 
-    def test_they_are_of_the_records_there_are(self, committed: dict[str, Any]) -> None:
-        assert committed["config"]["records"] == {s.experiment: s.sha256 for s in study.sources()}
+    def test_they_are_of_records_that_are_there(self, committed: dict[str, Any]) -> None:
+        there = {s.experiment: len(s.records) for s in study.sources()}
+        assert all(lines <= there[name] for name, lines in committed["config"]["records"].items())
 
     def test_every_primary_contrast_has_a_word_and_no_other(self, committed: dict[str, Any]) -> None:
         for row in committed["rows"]:
             assert (row["word"] is not None) == row["primary"]
-            assert row["epsilon"] is not None or row["detector"] == study.ALL
+            assert row["epsilon"] is not None or row["detector"] == study.ALL or row["claim"] == "C3"
 
-    def test_every_claim_but_c3_is_judged_by_both_readings(self, committed: dict[str, Any]) -> None:
+    def test_every_claim_is_judged_by_both_readings(self, committed: dict[str, Any]) -> None:
         found: dict[str, set[str]] = {}
         for row in committed["rows"]:
             if row["primary"]:
                 found.setdefault(row["claim"], set()).add(row["reading"])
-        assert set(found) == {"C1", "C2", "C4", "C5", "C6", "C7", "C8"}
-        assert all({"whole map", "instance"} <= r or claim == "C7" for claim, r in found.items())
+        assert set(found) == {f"C{k}" for k in range(1, 9)}
+        assert all({"whole map", "instance"} <= r or claim in ("C3", "C7") for claim, r in found.items())

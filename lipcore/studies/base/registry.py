@@ -12,6 +12,7 @@ STUDIES = {
     "within_image": "lipcore.studies.within_image.study:WithinImage",
     "unequal_faces": "lipcore.studies.unequal_faces.study:UnequalFaces",
     "better_lip": "lipcore.studies.better_lip.study:BetterLip",
+    "theory": "lipcore.studies.theory.study:Theory",
     "verdicts": "lipcore.studies.verdicts.study:Verdicts",
     "mechanism": "lipcore.studies.mechanism.study:Mechanism",
 }

@@ -5,14 +5,13 @@ No detector and no weights are needed. A primary contrast for which nothing was 
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lipcore.results import Dataset, poster, results_path, write_results
+from lipcore.results import Dataset, poster, read_results, results_path, write_results
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.study import Run, Runnable
 from lipcore.studies.base.verdict_rules import RULES_DATE, Contrast, Verdict, judge, judge_mean
@@ -22,10 +21,11 @@ from lipcore.studies.better_lip import study as better_lip
 from lipcore.studies.interference.config import EXPERIMENT as GRIDS
 from lipcore.studies.interference.config import KEY as GRID_KEY
 from lipcore.studies.unequal_faces import study as unequal_faces
-from lipcore.studies.verdicts import grids, photographs, proposals, scenes
+from lipcore.studies.verdicts import grids, photographs, proposals, receptive, scenes
 from lipcore.studies.within_image import study as within_image
 
 EXPERIMENT = "verdicts"
+FIELDS = "receptive_fields"
 #: The detector of a row that is the mean of several.
 ALL = "all detectors"
 #: Results file of a benchmark -> the benchmark as readers name it.
@@ -41,12 +41,10 @@ class Source:
     Attributes:
         experiment: its name.
         records: all of them.
-        sha256: of the file.
     """
 
     experiment: str
     records: tuple[Mapping[str, Any], ...]
-    sha256: str
 
 
 def sources(profile: str = "full") -> list[Source]:
@@ -57,8 +55,7 @@ def sources(profile: str = "full") -> list[Source]:
     for experiment, key in keys.items():
         path = results_path(experiment, profile).with_suffix(".records.jsonl")
         if path.is_file():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            found.append(Source(experiment, tuple(Records(path, key)), digest))
+            found.append(Source(experiment, tuple(Records(path, key))))
     return found
 
 
@@ -197,6 +194,11 @@ def summary(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"rules_date": RULES_DATE, **words}
 
 
+def _receptive(profile: str) -> Iterator[dict[str, Any]]:
+    path = results_path(FIELDS, profile)
+    return receptive.rows(read_results(path)) if path.is_file() else iter(())
+
+
 class Verdicts(Runnable):
     """The study; it measures nothing of its own."""
 
@@ -210,7 +212,7 @@ class Verdicts(Runnable):
     def table(self, run: Run) -> Path:
         """Computes all verdicts and writes the results file; returns its path."""
         given = sources(run.profile)
-        table = [*rows(judge(found := contrasts(given))), *missing(found)]
+        table = [*rows(judge(found := contrasts(given))), *missing(found), *_receptive(run.profile)]
         images = {
             (s.experiment, *(str(r.get(k)) for k in ("faces", "distance", "side", "scene", "image")))
             for s in given
@@ -220,7 +222,7 @@ class Verdicts(Runnable):
             self.path(run),
             experiment=EXPERIMENT,
             profile=run.profile,
-            config={"rules": RULES_DATE, "records": {s.experiment: s.sha256 for s in given}},
+            config={"rules": RULES_DATE, "records": {s.experiment: len(s.records) for s in given}},
             rows=table,
             reported=[r for name in ("ipi", "wider", "coco") for r in poster(name)],
             summary=summary(table),

@@ -1,0 +1,96 @@
+"""Verdicts as readers see them: a chip, and beside it effect, interval, images, epsilon and the poster's effect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lipcore.paths import ROOT
+from lipcore.report.plotting import folded, html_table
+from lipcore.results import read_results
+
+#: Unit of an effect -> (factor, format, name).
+UNITS = {
+    "share": (100.0, "+.1f", "points"),
+    "ratio": (1.0, ".2f", "times"),
+    "ssim": (1.0, "+.3f", ""),
+    "dB": (1.0, "+.1f", "dB"),
+    "coefficient": (1.0, "+.3f", ""),
+}
+
+
+def chip(word: str) -> str:
+    """A word as a coloured label, in HTML."""
+    return f'<span class="verdict verdict-{word.replace(" ", "-")}">{word}</span>'
+
+
+def effect(row: Mapping[str, Any]) -> str:
+    """The estimate with its interval and unit; what is not measured is a dash."""
+    if row["value"] is None:
+        return "–"
+    factor, form, unit = UNITS[row["unit"]]
+    bounds = [row["ci_low"], row["ci_high"]]
+    interval = "" if None in bounds else f" [{', '.join(format(factor * b, form) for b in bounds)}]"
+    return f"{format(factor * row['value'], form)}{interval} {unit}".strip()
+
+
+def printed(row: Mapping[str, Any]) -> str:
+    """The poster's effect in the same unit; what it does not print is a dash."""
+    if row["poster"] is None or row["claim"] == "C7":
+        return "–"
+    factor, form, _ = UNITS[row["unit"]]
+    return format(factor * row["poster"], form)
+
+
+def verdict_table(
+    rows: Iterable[Mapping[str, Any]], claims: Sequence[str], *, primary: bool = True, dataset: str = ""
+) -> pd.DataFrame:
+    """The contrasts of some claims as a table, in HTML.
+
+    Args:
+        rows: of ``results/full/verdicts.json``.
+        claims: "C1" ... "C8", in the order wanted.
+        primary: those with a word; otherwise those with an adjusted p-value.
+        dataset: only contrasts of a dataset that begins so.
+    """
+    shown = []
+    for row in sorted((r for r in rows if r["claim"] in claims), key=lambda r: claims.index(r["claim"])):
+        if row["primary"] != primary or not row["dataset"].startswith(dataset):
+            continue
+        p = "" if row["p"] is None else f"{row['p']:.3f}"
+        shown.append(
+            {
+                "claim": row["claim"],
+                "step": row["step"] + (f" ({row['metric'].upper()})" if row["claim"] in ("C5", "C6") else ""),
+                "reading": row["reading"],
+                "detector": row["detector"],
+                **({"verdict": chip(row["word"])} if primary else {"p (Holm)": p}),
+                "effect": effect(row),
+                "poster": printed(row),
+                "n": str(row["n"]),
+                "ε": "" if row["epsilon"] is None else f"{row['epsilon']:g}",
+                "to note": "; ".join([*row["flags"], *(["records seen before the rules"] if row["seen"] else [])]),
+            }
+        )
+    return pd.DataFrame(shown)
+
+
+def verdicts_html(claims: Sequence[str], *, dataset: str = "") -> str:
+    """The verdicts on some claims, and below them, folded, the secondary contrasts; as committed.
+
+    Args:
+        claims: "C1" ... "C8".
+        dataset: only contrasts of a dataset that begins so.
+    """
+    path = ROOT / "results" / "full" / "verdicts.json"
+    if not path.is_file():
+        return "<p>Not measured yet: <code>lipcore table verdicts</code> makes it from the records.</p>"
+    rows = read_results(path)["rows"]
+    first, second = (verdict_table(rows, claims, primary=p, dataset=dataset) for p in (True, False))
+    html = html_table(first, "Primary contrasts: effect with its 95 % interval, and the poster's.")
+    if second.empty:
+        return html
+    caption = "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector."
+    return html + folded("Secondary contrasts", html_table(second, caption))
