@@ -13,7 +13,7 @@ PATCH, SIDE = 25, 40  # faces of about 40 px are found
 class Linear(Detector):
     """Fisher's discriminant of the hundred faces and hundred other patches that ship with scikit-image."""
 
-    name, min_side = "linear", SIDE
+    name, min_side, face_side = "linear", SIDE, SIDE
 
     def __init__(self) -> None:
         super().__init__()

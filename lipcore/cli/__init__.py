@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lipcore.cli.check import check
 from lipcore.cli.data import data
 from lipcore.cli.evaluate import score
 from lipcore.cli.photos import attack, detect
@@ -13,6 +14,7 @@ from lipcore.cli.train import train
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command()(detect)
 app.command()(attack)
+app.command()(check)
 app.command()(run)
 app.command()(table)
 app.command()(studies)
