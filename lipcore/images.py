@@ -118,6 +118,12 @@ def load_image(path: str | Path) -> Photo:
     return Photo(pixels, alpha, icc if isinstance(icc, bytes) else None, dpi, path.stat().st_mode & 0o777)
 
 
+def photo_endings() -> set[str]:
+    """The endings of what :func:`load_image` reads, and of what it tells how to read, in small letters."""
+    known = {ending for ending, form in Image.registered_extensions().items() if form in FORMATS}
+    return known | {".heic", ".heif", ".hif", ".avif"}
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Height and width of a photograph as it lies in its file, before it is turned upright: nothing is decoded.
 

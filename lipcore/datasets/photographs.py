@@ -17,7 +17,7 @@ from lipcore.images import load_image
 #: Photographs without a face, used as backgrounds; each ships with scikit-image under a licence that lets it be shown.
 BACKGROUNDS = ("coffee", "chelsea", "rocket", "brick", "gravel", "hubble_deep_field")
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
 
 def astronaut() -> Tensor:

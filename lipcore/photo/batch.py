@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from lipcore.attacks.hiding import Hiding
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import ImageError, LipcoreError, NoFaceFound
-from lipcore.images import LOSSLESS, check_output
+from lipcore.images import LOSSLESS, check_output, photo_endings
 from lipcore.photo.hide import Outcome, hide
 from lipcore.studies.base.workers import in_processes
 
@@ -85,7 +83,7 @@ def _walked(photo: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     if not photo.is_dir():
         yield photo, Path(photo.name)
         return
-    endings = Image.registered_extensions()
+    endings = photo_endings()
     for path in sorted(photo.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(photo).parts)
         inside = path.resolve().is_relative_to(output.resolve()) and output.resolve() != photo.resolve()

@@ -61,6 +61,12 @@ class TestPlan:
             "broken.png": out / "broken.png",
         }
 
+    def test_phones_photographs_are_found_and_pages_are_not(self, tmp_path: Path) -> None:
+        for name in ("phone.HEIC", "new.avif", "scan.pdf", "drawing.eps", "film.mpg", "photo.jpg"):
+            (tmp_path / name).write_bytes(b"x")
+        found = [task.photo.name for task in plan([tmp_path], tmp_path / "out")]
+        assert found == ["new.avif", "phone.HEIC", "photo.jpg"]
+
     def test_results_inside_the_folder_are_no_photographs(self, album: Path) -> None:
         photo(album / "out" / "one.png")
         assert len(plan([album], album / "out")) == 4
