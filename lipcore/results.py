@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import lipcore
-from lipcore.errors import DataError
+from lipcore.errors import DataError, short
 from lipcore.paths import DATA, ROOT, replacing
 
 if TYPE_CHECKING:
@@ -192,8 +193,8 @@ def read_results(path: Path) -> dict[str, Any]:
         return validated(document)
     except FileNotFoundError:
         raise DataError(f"no results at {path}; `make book` makes those of the quick profile") from None
-    except ValueError as error:
-        raise DataError(f"{path} is not a results file: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not a results file: {short(error)}") from error
 
 
 def validated(document: dict[str, Any]) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def validated(document: dict[str, Any]) -> dict[str, Any]:
     try:
         jsonschema.validate(document, SCHEMA)
     except jsonschema.ValidationError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(f"{error.json_path}: {short(error.message)}") from error
     return document
 
 
@@ -217,10 +218,19 @@ def detectors_of(document: Mapping[str, Any]) -> dict[str, DetectorInfo]:
     return {n: DetectorInfo(n, d["weights_sha256"], d["options"], of["device"]) for n, d in of["detectors"].items()}
 
 
-def results_path(experiment: str, profile: str) -> Path:
-    """Where an experiment writes its results: in the folder LIPCORE_RESULTS names, else in ``results/<profile>``."""
-    folder = os.environ.get("LIPCORE_RESULTS")
-    return (ROOT / folder if folder else ROOT / "results" / profile) / f"{experiment}.json"
+def results_path(experiment: str, profile: str, variant: str = "") -> Path:
+    """Where an experiment writes its results, its records beside them.
+
+    In the folder LIPCORE_RESULTS names, else in ``results/<profile>``, or with a variant in one of its own under
+    ``results/custom``, so that what is not the project's never touches the project's.
+
+    Args:
+        experiment: its name.
+        profile: ``"quick"`` or ``"full"``.
+        variant: what is other than the project's own choice, such as a detector's name.
+    """
+    own = f"custom/{profile}-{re.sub(r'[^A-Za-z0-9_.+-]+', '-', variant)}" if variant else profile
+    return ROOT / (os.environ.get("LIPCORE_RESULTS") or f"results/{own}") / f"{experiment}.json"
 
 
 def stand_by(own: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -92,7 +92,7 @@ class TestFile:
     def test_is_refused_where_malformed(self, tmp_path: Path, changes: dict[str, Any]) -> None:
         path = write(tmp_path / "example.json")
         before = path.read_bytes()
-        with pytest.raises(ValueError, match="Failed validating"):
+        with pytest.raises(ValueError, match=r"^\$\..*(not|required|minimum|Additional)"):
             write(path, **changes)
         assert path.read_bytes() == before
         assert [p.name for p in tmp_path.iterdir()] == ["example.json"]
@@ -148,6 +148,10 @@ class TestFile:
         assert results_path("example", "quick") == results.ROOT / "results" / "custom" / "mine" / "example.json"
         monkeypatch.setenv("LIPCORE_RESULTS", "/somewhere")
         assert results_path("example", "quick") == Path("/somewhere/example.json")
+        assert results_path("example", "quick", "own.module:make") == Path("/somewhere/example.json")
+        monkeypatch.delenv("LIPCORE_RESULTS")
+        own = results.ROOT / "results" / "custom" / "full-own.module-make-+pnet" / "example.json"
+        assert results_path("example", "full", "own.module:make/+pnet") == own
 
 
 class TestStandBy:

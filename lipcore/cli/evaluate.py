@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from lipcore.cli.errors import told
 from lipcore.errors import UnknownName
+from lipcore.results import plain
 
 score = typer.Typer(no_args_is_help=True, help="Scores of anyone's detections, as the benchmarks' own tools give them.")
 Draws = Annotated[int, typer.Option(help="The draws of the bootstrap over images; 0 gives no intervals.", min=0)]
@@ -42,7 +44,7 @@ def evaluate_widerface(
         folder = gt if gt is not None else locations.find_dataset("widerface")
         rows = wider_files.evaluate(predictions, folder, images="predicted" if predicted_only else "all", draws=draws)
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps(plain(rows), allow_nan=False))
         return
     first = rows[0]
     part = f" of the {first['n_listed']} listed, on their own faces only" if first["partial"] else ""
@@ -83,7 +85,7 @@ def evaluate_fddb(
             draws=draws,
         )
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps(plain(rows), allow_nan=False))
         return
     first = rows[0]
     part = f" of the {fddb.N_IMAGES} of the set" if first["partial"] else ""
@@ -114,12 +116,14 @@ def evaluate_coco(
         present = None if data is None else [image.number for image in data]
         values = coco.evaluate_files(place if data is None else data.annotations, predictions, present=present)
     if as_json:
-        typer.echo(json.dumps(values))
+        typer.echo(json.dumps(plain(values), allow_nan=False))
         return
     if data is not None:
         typer.echo(str(data.report))
     for name, value in values.items():
-        typer.echo(f"{name:<6} {100 * value:5.1f} %")
+        typer.echo(
+            f"{name:<6} {100 * value:5.1f} %" if math.isfinite(value) else f"{name:<6}     -  there is no object"
+        )
 
 
 def _percent(row: dict[str, Any]) -> str:

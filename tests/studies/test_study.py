@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from studying import completed
 from typer.testing import CliRunner
 
+from lipcore import results
 from lipcore.cli import app
 from lipcore.errors import DataError, UnknownName
 from lipcore.results import Dataset, read_results
@@ -112,6 +114,23 @@ def test_a_table_needs_no_detector(elsewhere: Path, monkeypatch: pytest.MonkeyPa
     again = read_results(Squares().table(Run(detector="toy")))
     assert again["rows"] == document["rows"]
     assert again["provenance"]["detectors"] == document["provenance"]["detectors"]
+
+
+def test_other_detectors_and_weights_have_a_place_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The project's own results are never those of a run with another detector."""
+    monkeypatch.delenv("LIPCORE_RESULTS")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "w.pth").write_bytes(b"weights")
+    mine = Squares().run(Run())
+    before = mine.read_bytes(), mine.with_suffix(".records.jsonl").read_bytes()
+    assert mine == Squares().path(Run(detector="toys:make")) == tmp_path / "results/quick/squares.json"
+    other = Squares().run(Run(detector="toys:Toy"))
+    assert other == tmp_path / "results/custom/quick-toys-Toy/squares.json"
+    assert other.with_suffix(".records.jsonl").is_file()
+    assert Squares().table(Run(detector="toys:Toy")) == other
+    weighed = Squares().path(Run(weights=tmp_path / "w.pth"))
+    assert weighed == tmp_path / f"results/custom/quick-toys-make-{sha256(b'weights').hexdigest()[:8]}/squares.json"
+    assert before == (mine.read_bytes(), mine.with_suffix(".records.jsonl").read_bytes())
 
 
 def test_records_of_another_profile_are_left_out(elsewhere: Path) -> None:

@@ -29,6 +29,7 @@ import torch
 from tqdm import tqdm
 
 from lipcore.detectors import Detector, load_detector
+from lipcore.detectors.weights import sha256
 from lipcore.errors import LipcoreError, UnknownName, WeightsError
 from lipcore.results import (
     Dataset,
@@ -205,6 +206,16 @@ class Study(Runnable, Generic[Config]):
         return digest([settings, info.sha256, info.options])
 
     # What the base does
+
+    def path(self, run: Run) -> Path:
+        """Of the results file: other detectors or weights than the project's have a place of their own."""
+        run = replace(run, detector=self.under_study(run))
+        plain = replace(run, detector=self.own_detector, weights=None)
+        names, own = (tuple(self.detectors(self.config(of), of)) for of in (run, plain))
+        variant = "+".join(names) if set(names) != set(own) else ""
+        if run.weights is not None:
+            variant = f"{variant or run.detector}-{sha256(run.weights)[:8]}"
+        return results_path(self.name, run.profile, variant)
 
     def of_profile(self, run: Run, profiles: Mapping[str, Config]) -> Config:
         """The configuration of the profile that is asked for.
