@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lipcore.errors import LipcoreError
 from lipcore.studies.base.workers import in_processes
 
 STARTED: list[str] = []
@@ -35,6 +36,22 @@ def test_each_task_is_done_once_on_one_core(monkeypatch: pytest.MonkeyPatch) -> 
     assert os.environ["OMP_THREAD_LIMIT"] == "7", "nothing of this process is changed"
 
 
+def ends(file: str) -> str:
+    """Ends its own process the first time, as the system does for want of memory."""
+    if not Path(file).exists():
+        Path(file).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return file
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_a_worker_that_is_ended_from_outside(tmp_path: Path) -> None:
+    files = [str(tmp_path / "a")]
+    with pytest.raises(LipcoreError, match="ended from outside, or for want of memory; what is recorded stays: start"):
+        list(in_processes(ends, files, 1))
+    assert list(in_processes(ends, files, 1)) == files
+
+
 def test_more_threads_are_not_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
     assert list(in_processes(work, [3], 1, start=start, arguments=("go",), threads=3)) == [(3, "go", 3, None)]
@@ -51,7 +68,7 @@ PARENT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_processes import forever
+from test_workers import forever
 from lipcore.studies.base.workers import in_processes
 if __name__ == "__main__":
     list(in_processes(forever, [sys.argv[2]], 1))

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,8 @@ from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
 import torch
+
+from lipcore.errors import LipcoreError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -40,6 +42,9 @@ def in_processes(
         start: called once in each process, with ``arguments``; it must leave torch's threads as they are.
         arguments: see ``start``.
         threads: of each process; 0 leaves torch's own choice.
+
+    Raises:
+        LipcoreError: one of the processes was ended from outside.
     """
     context = multiprocessing.get_context("spawn")  # a fork of a process whose torch has threads may hang
     pool = ProcessPoolExecutor(jobs, context, _begin, (threads, start, arguments))
@@ -49,10 +54,15 @@ def in_processes(
             waiting = [pool.submit(work, task) for task in tasks]  # processes begin as tasks are handed over
         for done in as_completed(waiting):
             yield done.result()
-    except BaseException:
+    except BaseException as error:
         for process in multiprocessing.active_children():
             if process not in others:
                 process.kill()
+        if isinstance(error, BrokenExecutor):
+            raise LipcoreError(
+                "a process that shared the work was ended from outside, or for want of memory; what is recorded stays: "
+                "start again to go on, with fewer processes if memory is short"
+            ) from error
         raise
     finally:
         pool.shutdown(cancel_futures=True)
