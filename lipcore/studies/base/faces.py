@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -47,7 +48,7 @@ class Case:
     instances: list[Instance]
     owners: list[int | None]
 
-    @property
+    @cached_property
     def before(self) -> Tensor:
         """(N,) which faces are found on the clean image."""
         return self._found(self.clean)
@@ -67,22 +68,27 @@ class Case:
             return self.scene.image
         return quantise(attack(self.detector, self.scene.image, instances=chosen).image)
 
-    def record(self, image: Tensor) -> dict[str, Any]:
-        """What an attacked image did to each face, and how visible that is.
+    def faces(self, image: Tensor) -> dict[str, Any]:
+        """What an attacked image did to each face.
 
         ``before`` and ``after``: for each face "1" where it is found; ``drops``: how far the highest logit of its
-        targets fell, null without an instance; ``psnr`` (null where nothing changed), ``ssim``, ``touched``.
+        targets fell, null without an instance.
         """
         with torch.no_grad():
             responses = self.detector(image)
         old, new = self.clean.logits[0], responses.logits[0]
         fallen = [float(old[i.targets].max() - new[i.targets].max()) for i in self.instances]
-        changed = bool((image != self.scene.image).any())
-        seen = visibility(self.scene.image, image) if changed else None
         return {
             "before": _bits(self.before),
             "after": _bits(self._found(responses)),
             "drops": [None if k is None else round(fallen[k], 4) for k in self.owners],
+        }
+
+    def record(self, image: Tensor) -> dict[str, Any]:
+        """:meth:`faces`, and how visible it is: ``psnr`` (null where nothing changed), ``ssim``, ``touched``."""
+        changed = bool((image != self.scene.image).any())
+        seen = visibility(self.scene.image, image) if changed else None
+        return self.faces(image) | {
             "psnr": None if seen is None else round(seen.psnr, 3),
             "ssim": 1.0 if seen is None else round(seen.ssim, 5),
             "touched": 0.0 if seen is None else round(seen.touched, 4),

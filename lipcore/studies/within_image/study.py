@@ -132,5 +132,5 @@ def alone(config: Config, case: Case, face: int, update: Update) -> Record:
     """What IMP-I on one face alone does to it."""
     owner = case.owners[face]
     assert owner is not None
-    record = case.record(case.attacked(Attack("imp-i", update, config.matching), [owner]))
+    record = case.faces(case.attacked(Attack("imp-i", update, config.matching), [owner]))
     return {"before": record["before"][face], "after": record["after"][face], "drop": record["drops"][face]}
