@@ -1,30 +1,31 @@
-"""The poster's seven claims, and what this book found of each."""
+"""The paper's eight claims, and what this book found of each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from lipcore.report.style import DETECTORS, detector_name, in_order
+from lipcore.report.verdict_table import chip, effect
+
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the poster.
+    """One claim of the paper.
 
     Attributes:
-        id: "C1" ... "C7".
+        id: "C1" ... "C8".
         text: what it says.
         poster: the figures it gives.
-        experiment: the results that judge it.
         chapter: the page, "" where there is none.
     """
 
     id: str
     text: str
     poster: str
-    experiment: str
     chapter: str = ""
 
 
@@ -34,13 +35,11 @@ CLAIMS = (
         "Attack success falls as the number of faces grows",
         "1 face 100 %, 9 faces 51.5 %, 64 faces 18.3 %, all at 40 px",
         "interference",
-        "interference",
     ),
     Claim(
         "C2",
         "With equal faces, success rises with their distance",
         "9 faces: 51.5 % at 40 px, 56 % at 160, 63.9 % at 240",
-        "interference",
         "interference",
     ),
     Claim(
@@ -48,59 +47,79 @@ CLAIMS = (
         "A response's gradient is a 2D Gaussian, its effective receptive field a fraction of the theoretical one",
         "a figure",
         "receptive_fields",
-        "receptive_fields",
     ),
     Claim(
         "C4",
         "Cropping to the effective receptive field and treating instances separately removes the interference",
         "a figure",
         "interference",
-        "interference",
     ),
     Claim(
         "C5",
         "WIDER FACE: average precision falls and success rises from IMP to LP to LIP",
         "AP easy 46.2, 30.1, 28.2 and 26.5",
-        "wider_attack",
         "wider_face",
     ),
-    Claim("C6", "COCO proposals: LP far below IMP", "recall 7.9 to 2.2, precision 6.9 to 1.9", "coco_attack", "coco"),
-    Claim("C7", "The perturbations cannot be seen", "pictures", "wider_attack", "wider_face"),
+    Claim("C6", "COCO proposals: LP far below IMP", "recall 7.9 to 2.2, precision 6.9 to 1.9", "coco"),
+    Claim("C7", "The perturbations cannot be seen", "pictures", "wider_face"),
+    Claim("C8", "LIP outperforms other perturbations, often by a factor of 2 to 10 (the abstract)", "–", "wider_face"),
 )
 
 
-def claim_table(documents: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The claims with the verdict on each detector that was measured, a line for each.
+def claim_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Claim by detector: a chip for each reading of the poster (and outcome), whose hint is its effect.
 
     Args:
-        documents: experiment -> its results; claims of others are not measured.
+        rows: of ``results/full/verdicts.json``.
     """
-    rows = []
+    judged = [r for r in rows if r["primary"]]
+    detectors = in_order({r["detector"] for r in judged if r["detector"] in DETECTORS})
+    table = []
     for claim in CLAIMS:
+        own = [r for r in judged if r["claim"] == claim.id]
         chapter = f'<a href="{claim.chapter}.html">{claim.chapter.replace("_", " ")}</a>' if claim.chapter else ""
-        lines = [
-            f"{detector}: {verdict_cell(verdict, reason)}"
-            for detector, verdict, reason in _judged(documents.get(claim.experiment, {}), claim.id.lower())
-        ]
-        rows.append(
-            {
-                "claim": f"<b>{claim.id}</b> {claim.text}",
-                "poster (HR)": claim.poster,
-                "here": "<br>".join(lines) or verdict_cell("not measured", ""),
-                "chapter": chapter,
+        for i, arm in enumerate(dict.fromkeys(map(arm_of, own)) or [""]):
+            cells = {
+                detector_name(d): "<br>".join(
+                    _labelled(r) for r in own if arm_of(r) == arm and r["detector"] in (d, NOBODY) and _shown(r, d, own)
+                )
+                for d in detectors
             }
-        )
-    return pd.DataFrame(rows)
+            text = f"<b>{claim.id}</b> {claim.text}" if i == 0 else ""
+            table.append({"claim": text, "step": arm, "poster (HR)": claim.poster if i == 0 else "", **cells})
+            table[-1]["chapter"] = chapter if i == 0 else ""
+    return pd.DataFrame(table).fillna("")
 
 
-def _judged(document: Mapping[str, Any], claim: str) -> Iterator[tuple[str, str, str]]:
-    """Detector, verdict and reason, as far as the results judge the claim; the detector under study first."""
-    summary = document.get("summary", {})
-    prefixes = {summary.get("control", summary.get("control_detector")): "control_", summary.get("detector"): ""}
-    for detector in document.get("provenance", {}).get("detectors", {}):
-        prefix = prefixes.get(detector, f"{detector}_".replace("-", "_"))
-        if verdict := summary.get(f"{prefix}{claim}"):
-            yield detector, verdict, summary.get(f"{prefix}{claim}_reason", "")
+#: The detector of a row for which nothing was measured yet.
+NOBODY = "all detectors"
+
+
+def arm_of(row: Mapping[str, Any]) -> str:
+    """The part of its claim that a row is of, in a few words."""
+    claim, step, dataset = row["claim"], str(row["step"]), str(row["dataset"])
+    if claim == "C5":
+        return step.replace("IMP-I to LP", "IMP to LP").replace(" to ", " → ")
+    if claim == "C8":
+        return dataset.partition(",")[0]
+    return step.partition(":")[0].partition(" (")[0] if claim in ("C3", "C4", "C7") else ""
+
+
+def _shown(row: Mapping[str, Any], detector: str, own: Sequence[Mapping[str, Any]]) -> bool:
+    """Not the mean over detectors; of what is not measured at all a single chip, with the first detector."""
+    if row["detector"] == detector:
+        return True
+    first = in_order({r["detector"] for r in own if r["detector"] in DETECTORS} or {next(iter(DETECTORS))})
+    return row["word"] == "not measured" and first[:1] == [detector]
+
+
+def _labelled(row: Mapping[str, Any]) -> str:
+    reading = "" if row["reading"] == "both" else row["reading"]
+    outcome = row["metric"].upper() if row["claim"] in ("C5", "C6", "C7") else ""
+    separation = "separation alone" if row["step"].endswith("LIP-A - LP") else ""
+    label = ", ".join(filter(None, (reading, outcome, separation)))
+    shown = chip(row["word"]).replace("<span ", f'<span title="{effect(row)}, n {row["n"]}" ', 1)
+    return f"{shown} <small>{label}</small>"
 
 
 def verdict_cell(verdict: str, reason: str) -> str:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipcore.metrics.intervals import Estimate
-from lipcore.report.claims import CLAIMS, claim_table, verdict_cell
+from lipcore.report.claims import CLAIMS, claim_table
+from lipcore.report.verdict_table import chip, effect, verdict_table
 from lipcore.results import read_results
 from lipcore.studies.base.verdicts import LEAST_CLEAN, LEAST_IMAGES, Comparison, judge
 from lipcore.studies.interference import table as interference_table
@@ -143,53 +144,87 @@ class TestSyntheticStudy:
         assert as_first_written.counts
 
 
+def verdict_row(**more: Any) -> dict[str, Any]:
+    row = {"claim": "C1", "step": "IMP: 1 face - 9 faces at 40 px", "reading": "whole map", "dataset": "grids",
+           "detector": "hr-mini", "metric": "asr", "unit": "share", "word": "supported", "primary": True, "value": 0.31,
+           "ci_low": 0.1, "ci_high": 0.5, "n": 40, "p": 0.01, "epsilon": 2.0, "poster": 0.485, "flags": [],
+           "seen": True}  # fmt: skip
+    return row | more
+
+
 class TestClaimTable:
-    def test_a_line_for_each_detector_that_was_judged(self) -> None:
-        summary = {
-            "detector": "hr-mini", "control": "pnet", "c1": "partly", "c1_reason": "1 of 3", "control_c1": "not",
-            "center_face_c1": "undecided",
-        }  # fmt: skip
-        detectors = dict.fromkeys(("hr-mini", "center-face", "unjudged", "pnet"))
-        table = claim_table({"interference": {"summary": summary, "provenance": {"detectors": detectors}}})
-        assert len(table) == len(CLAIMS) == 7
-        lines = table["here"][0].split("<br>")
-        assert lines[0] == 'hr-mini: <span class="verdict verdict-partly">partly</span>'
-        assert "1 of 3" in lines[1]
-        assert [line.partition(":")[0] for line in lines[2::2]] == ["center-face", "pnet"]
-        assert "verdict-not" in lines[4]
-        assert all(verdict_cell("not measured", "") == cell for cell in table["here"][1:])
+    def test_a_chip_for_each_reading_and_detector(self) -> None:
+        rows = [
+            verdict_row(),
+            verdict_row(reading="instance", word="contradicted"),
+            verdict_row(detector="pnet", word="as predicted"),
+            verdict_row(detector="all detectors", word="supported"),
+            verdict_row(primary=False, word=None, step="secondary"),
+        ]
+        table = claim_table(rows)
+        assert len(table) == len(CLAIMS) == 8
+        assert table["HR-mini"][0].count("<span") == 2
+        assert "verdict-contradicted" in table["HR-mini"][0]
+        assert "+31.0 [+10.0, +50.0] points, n 40" in table["HR-mini"][0]
+        assert "as predicted" in table["P-Net"][0]
+        assert set(table["HR-mini"][1:]) == {""}
 
-    def test_a_detector_alone_is_no_control(self) -> None:
-        summary = {"detector": "mine", "control": "mine", "c1": "not"}
-        table = claim_table({"interference": {"summary": summary, "provenance": {"detectors": {"mine": {}}}}})
-        assert table["here"][0].startswith("mine: ")
+    def test_what_is_not_measured_is_said_once(self) -> None:
+        rows = [verdict_row(), verdict_row(detector="pnet")]
+        rows.append(verdict_row(detector="all detectors", word="not measured", value=None, reading="instance"))
+        table = claim_table(rows)
+        assert "not measured" in table["HR-mini"][0]
+        assert "not measured" not in table["P-Net"][0]
 
-    def test_the_front_page_has_the_verdicts_of_every_results_file(self, root: Path) -> None:
-        """What the first notebook shows, from the committed results: none of them is left out."""
-        paths = {claim.experiment: root / "results" / "full" / f"{claim.experiment}.json" for claim in CLAIMS}
-        documents = {name: read_results(path) for name, path in paths.items() if path.is_file()}
-        assert "wider_attack" in documents
-        table = claim_table(documents)
-        for claim, cell in zip(CLAIMS, table["here"], strict=True):
-            if claim.experiment not in documents:
-                assert "not measured" in cell
-                continue
-            summary, key = documents[claim.experiment]["summary"], claim.id.lower()
-            assert f"{summary['detector']}: {verdict_cell(summary[key], summary[f'{key}_reason'])}" in cell
-            judged = [k for k in summary if k == key or k.endswith(f"_{key}")]
-            assert cell.count("verdict verdict-") == len(judged)
+    def test_steps_of_a_claim_have_lines_of_their_own(self) -> None:
+        steps = ("IMP to LP", "IMP-I to LP", "LP to LIP-A")
+        table = claim_table([verdict_row(claim="C5", step=s, metric=m) for s in steps for m in ("asr", "ap")])
+        assert list(table["step"][4:6]) == ["IMP → LP", "LP → LIP-A"]
+        assert table["HR-mini"][4].count("<span") == 4
 
-    def test_the_front_page_shows_them(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("LIPCORE_RESULTS", raising=False)
+    def test_without_verdicts_every_claim_is_still_named(self) -> None:
+        table = claim_table([])
+        assert [claim.id in text for claim, text in zip(CLAIMS, table["claim"], strict=True)] == [True] * 8
+
+    def test_the_front_page_shows_every_committed_verdict(self, root: Path) -> None:
         cells = json.loads((root / "book" / "paper.ipynb").read_text())["cells"]
         (source,) = ("".join(c["source"]) for c in cells if "claim_table" in "".join(c["source"]))
         *before, last = source.splitlines()
-        scope: dict[str, Any] = {"profile": "full"}
-        exec("\n".join(before), scope)
+        scope: dict[str, Any] = {}
+        exec("from IPython.display import HTML\n" + "\n".join(before), scope)
         page = eval(last, scope).data
-        summary = read_results(root / "results" / "full" / "wider_attack.json")["summary"]
-        for claim in ("c5", "c7"):
-            assert verdict_cell(summary[claim], summary[f"{claim}_reason"]) in page
+        rows = read_results(root / "results" / "full" / "verdicts.json")["rows"]
+        chips = [r for r in rows if r["primary"] and r["detector"] != "all detectors"]
+        assert page.partition("<details")[0].count("verdict verdict-") >= len(chips)
+        for row in rows:
+            if row["primary"]:
+                assert effect(row) in page
+
+
+class TestVerdictTable:
+    def test_a_row_has_all_that_stands_beside_a_word(self) -> None:
+        (row,) = verdict_table([verdict_row()], ["C1"]).to_dict("records")
+        assert row["effect"] == "+31.0 [+10.0, +50.0] points"
+        assert (row["poster"], row["n"], row["ε"]) == ("+48.5", "40", "2")
+        assert "seen before" in row["to note"]
+
+    @pytest.mark.parametrize(
+        ("unit", "value", "text"),
+        [("ratio", 1.5, "1.50 times"), ("ssim", 0.0412, "+0.041"), ("dB", 3.14, "+3.1 dB"), ("share", None, "–")],
+    )
+    def test_units(self, unit: str, value: float | None, text: str) -> None:
+        assert effect(verdict_row(unit=unit, value=value, ci_low=None, ci_high=None)) == text
+
+    def test_secondary_contrasts_have_no_chip(self) -> None:
+        rows = [verdict_row(primary=False, word=None), verdict_row()]
+        table = verdict_table(rows, ["C1"], primary=False)
+        assert len(table) == 1
+        assert "verdict" not in table
+        assert table["p (Holm)"][0] == "0.010"
+
+    def test_by_claim_and_dataset(self) -> None:
+        rows = [verdict_row(), verdict_row(claim="C2"), verdict_row(dataset="FDDB, all")]
+        assert len(verdict_table(rows, ["C1"], dataset="grids")) == 1
 
     def test_a_label_is_a_class_name(self) -> None:
-        assert "verdict-not-measured" in verdict_cell("not measured", "")
+        assert "verdict-not-measured" in chip("not measured")
