@@ -10,6 +10,7 @@ logits are steeper than another's), so each is divided by its L1 mass first: R =
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from lipcore.attacks.crop import Extent, Support, whole_image
 from lipcore.attacks.gradients import Forward, forward
+from lipcore.attacks.memory import check_memory
 from lipcore.attacks.presets import Perturbation, preset
 from lipcore.attacks.targets import Instance, Matching, find_instances
 from lipcore.attacks.updates import Update, update_rule
@@ -135,6 +137,7 @@ class Hiding:
 
         Raises:
             ImageError: not a valid image, or more than one.
+            MemoryShort: a tile does not fit the memory at hand.
             NoFaceFound: the perturbation needs a face and no detector finds one.
             FloatingPointError: a direction is not finite.
         """
@@ -144,6 +147,10 @@ class Hiding:
         x = image.detach().clone()
         height, width = image.shape[2:]
         parts = tiles(height, width, MOST_PIXELS, MARGIN)
+        largest = max((image[tile.window].shape[2:] for tile in parts), key=math.prod)
+        if math.prod(largest) > MOST_PIXELS // 2:  # what is less takes less memory than torch and its like
+            for detector in detectors:
+                check_memory(detector, *largest)
         done = []
         for tile in parts:
             done.append(self._hide(detectors, image[tile.window], x[tile.window], tile, on_step))

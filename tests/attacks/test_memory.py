@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lipcore import memory
 from lipcore.attacks.attack import Attack
+from lipcore.attacks.hiding import Hiding
 from lipcore.attacks.memory import BESIDE, OVERHEAD, check_memory, step_bytes
 from lipcore.attacks.updates import fgsm
 from lipcore.detectors import Responses, load_detector
@@ -65,6 +66,17 @@ def test_an_attack_that_does_not_fit_is_refused_before_the_detector_sees_the_ima
     said = r"an attack on toy at 2500 x 2000 px takes about \d\.\d GB of memory, and 0\.3 GB are free; make the image"
     with pytest.raises(MemoryShort, match=said):
         Attack("imp", fgsm(2))(toy, image)
+
+
+def test_a_tile_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photograph is worked in tiles, so what must fit is one of them."""
+    toy = toys.Toy()
+    need = step_bytes(toy, 1200, 1900)
+    image = torch.full((1, 3, 1200, 1900), 20.0)
+    monkeypatch.setattr(memory, "available", lambda device="cpu": need - 1)
+    monkeypatch.setattr(toy, "forward", lambda _: pytest.fail("it is computed"))
+    with pytest.raises(MemoryShort, match="an attack on toy at 1900 x 1200 px takes about"):
+        Hiding(perturbation="imp", ladder=(2.0,), until_hidden=False)([toy], image)
 
 
 def test_memory_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
