@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lipcore.attacks.attack import Attack
@@ -76,14 +76,31 @@ def scene_for(folder: str) -> Scene:
     return Scene(next(photos(folder))[1], torch.empty(0, 4)) if folder else stadium()
 
 
-def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon: float) -> str:
-    """HTML: the clean photograph against the attacked ones, with what the detector finds on each.
+@dataclass(frozen=True)
+class Compared:
+    """What a detector finds on a photograph before and after.
+
+    Attributes:
+        before: the clean photograph.
+        afters: the attacked ones, one for each perturbation.
+        faces: how many there are to find.
+        found: how many of them are found on the clean photograph.
+    """
+
+    before: Side
+    afters: list[Side]
+    faces: int
+    found: int
+
+
+def compared(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon: float) -> Compared:
+    """Attacks a photograph with I-FGSM and draws what the detector finds.
 
     Args:
         detector: attacked and shown.
         of: the photograph.
-        perturbations: presets' names, the one shown first at the front.
-        epsilon: of I-FGSM, in grey levels.
+        perturbations: presets' names.
+        epsilon: in grey levels.
 
     Raises:
         NoFaceFound: the detector finds no face on the clean photograph.
@@ -91,38 +108,54 @@ def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon:
     image = of.image.to(next(detector.parameters()).device)
     clean = detector.detect(image)[0]
     truth = of.truth if len(of.truth) else clean.boxes.cpu()
-    n, before = len(truth), int(found(truth, clean.boxes).sum())
-    name = detector_name(detector.name)
+    before, name = int(found(truth, clean.boxes).sum()), detector_name(detector.name)
     if before == 0:
         raise NoFaceFound(f"{name} finds no face on this photograph; give one with faces that it finds")
-    at = f"at epsilon {epsilon:g}"
-    first = Side(
-        _shown(of, image, clean),
-        "clean",
-        f"clean: {before} faces found",
-        f"The clean photograph: yellow boxes around the {before} faces that {name} finds",
-    )
-    sides = []
+    alt = f"The clean photograph: yellow boxes around the {before} faces that {name} finds"
+    first = Side(_shown(of, image, clean), "clean", f"clean: {before} faces found", alt)
+    afters = []
     for preset in perturbations:
         attacked = quantise(Attack(preset, i_fgsm(epsilon))(detector, image).image)
         after = detector.detect(attacked)[0]
         left, method = int(found(truth, after.boxes).sum()), method_name(preset)
-        sides.append(
-            Side(
-                _shown(of, attacked, after),
-                method,
-                f"{method}: {left} faces found",
-                f"The same photograph under {method} {at}, which looks the same: boxes around {left} faces",
-            )
-        )
+        alt = f"The photograph under {method} at epsilon {epsilon:g}, which looks the same: boxes around {left} faces"
+        afters.append(Side(_shown(of, attacked, after), method, f"{method}: {left} faces found", alt))
+    return Compared(first, afters, len(truth), before)
+
+
+def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon: float) -> str:
+    """HTML: the clean photograph against the attacked ones, or a sentence where the detector finds no face on it.
+
+    Args:
+        detector, of, perturbations, epsilon: as of :func:`compared`; the first perturbation is shown first.
+    """
+    try:
+        pictures = compared(detector, of, perturbations, epsilon)
+    except NoFaceFound as error:
+        return f"<p>{escape(str(error))}.</p>"
+    name, n = detector_name(detector.name), pictures.found
     part = " The part with the crowd is shown, all of the photograph is counted." if of.rows else ""
-    counted = f"of {n} faces that can be seen, {before} are found" if len(of.truth) else f"{before} faces are found"
+    counted = f"of {pictures.faces} faces that can be seen, {n} are found" if len(of.truth) else f"{n} faces are found"
     caption = (
         f"Drag the line, or use the arrow keys. Yellow boxes: what {name} finds, {counted} on the clean photograph. "
         f"The noise changes no colour of any pixel by more than {epsilon:g} of 255.{part}"
     )
     credit = f" <small>{escape(of.source)}; boxes and noise are ours.</small>" if of.source else ""
-    return compare(first, sides, caption + credit, f"Attack, {at} of 255")
+    return compare(pictures.before, pictures.afters, caption + credit, f"Attack, at epsilon {epsilon:g} of 255")
+
+
+def cover(before: Side, after: Side) -> Image.Image:
+    """The left half of a clean photograph beside the right half of the attacked one, each with its line of text."""
+    width, height = before.image.size
+    picture = before.image.copy()
+    picture.paste(after.image.crop((width // 2, 0, width, height)), (width // 2, 0))
+    draw = ImageDraw.Draw(picture)
+    draw.line((width // 2, 0, width // 2, height), fill="white", width=4)
+    font = ImageFont.load_default(26)
+    for side, x in ((before, 12), (after, width // 2 + 14)):
+        draw.rectangle(draw.textbbox((x, 10), side.said, font=font), fill="black", outline="black", width=6)
+        draw.text((x, 10), side.said, fill="white", font=font)
+    return picture
 
 
 def _shown(of: Scene, image: Tensor, detections: Detections) -> Image.Image:
