@@ -15,7 +15,8 @@ def completed(study: Study[Any], config: Any, path: Path, *, jobs: int = 1, **ru
     """The records at ``path``, with what was missing measured."""
     asked = Run(**{"detector": "pnet"} | run, workers=Workers(jobs=jobs))
     records = Records(path, study.key)
-    study.complete(config, study.infos(config, asked, load=True), records, asked)
+    todo = study.todo(config, study.infos(config, asked, load=True), records, asked)
+    study.complete(config, list(todo), records, asked)
     return records
 
 

@@ -29,6 +29,12 @@ def run(
     weights: Annotated[Path | None, typer.Option(help="The detector's weights, if not those registered.")] = None,
     device: Device = "cpu",
     data: Annotated[Path | None, typer.Option(help="The folder of the images, if not where LIPCORE_DATA says.")] = None,
+    only: Annotated[
+        str, typer.Option(help="Measure with this one of the study's detectors alone; the table has all of them.")
+    ] = "",
+    part: Annotated[
+        str, typer.Option(help="Measure only parts whose name, as --estimate prints it, contains this text.")
+    ] = "",
     jobs: Annotated[int, typer.Option(help="How many processes share the work.", min=1)] = 1,
     threads: Annotated[
         int, typer.Option(help="How many threads torch uses in each process; 0 leaves it torch's own choice.", min=0)
@@ -42,7 +48,16 @@ def run(
     """Measures what is missing of STUDY and writes its table; it can be stopped at any moment, and goes on later."""
     with told():
         workers = Workers(jobs=jobs, threads=threads, scheduler=scheduler)
-        asked = Run(profile=profile, detector=detector, weights=weights, device=device, data=data, workers=workers)
+        asked = Run(
+            profile=profile,
+            detector=detector,
+            weights=weights,
+            device=device,
+            data=data,
+            only=only,
+            part=part,
+            workers=workers,
+        )
         if not estimate:
             typer.echo(f"written to {load_study(study).run(asked)}")
             return

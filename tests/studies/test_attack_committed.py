@@ -18,13 +18,12 @@ import torch
 from lipcore.attacks.updates import update_rule
 from lipcore.detectors import Detector, load_detector
 from lipcore.errors import DataError, WeightsError
-from lipcore.known_fields import erf_of
 from lipcore.metrics.wider_boxes import best_face
 from lipcore.results import plain, read_results
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import unpack
 from lipcore.studies.benchmarks import transfer
-from lipcore.studies.benchmarks.attack_runs import KEY, NONE, Settings, Task, attack_image
+from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Settings, attack_image
 from lipcore.studies.benchmarks.attack_tables import DETECTORS
 from lipcore.studies.benchmarks.attack_verdicts import table
 from lipcore.studies.benchmarks.images import Item, load_items
@@ -40,7 +39,7 @@ def committed(root: Path, experiment: str, folder: Path, lines: int | None = Non
     copy = folder / path.name
     with path.open() as file:
         copy.write_text("".join(islice(file, lines)))
-    return list(Records(copy, transfer.KEY if experiment == "transfer" else KEY))
+    return list(Records(copy, transfer.Transfer.key if experiment == "transfer" else Attacks.key))
 
 
 def at_hand(dataset: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Item]:
@@ -101,15 +100,10 @@ def run_again(experiment: str, stored: dict[str, Any], item: Item, detectors: di
     """The record that the same attack gives now."""
     settings = Settings()
     if experiment == "transfer":
-        pair = [detectors[stored["source"]], detectors[stored["target"]]]
-        missing: dict[str, list[tuple[int, str, dict[str, Any]]]] = {
-            stored["perturbation"]: [(1, stored["treatment"], {})]
-        }
-        (again,) = transfer.measured(settings, pair, transfer.Task(stored["image"], item, 0, missing))
+        (again,) = transfer.measured(settings, detectors, stored["source"], item, [stored])
         return again
-    detector = detectors[stored["detector"]]
     attack = (stored["perturbation"], stored["update"], stored["epsilon"])
-    (again,) = attack_image(settings, detector, erf_of(detector), Task(stored["image"], item, (attack,)))
+    (again,) = attack_image(settings, detectors[stored["detector"]], item, [attack])
     return again
 
 
@@ -124,7 +118,7 @@ def current(experiment: str, stored: dict[str, Any], detectors: dict[str, Detect
     names = [stored[key] for key in ("source", "target", "detector") if key in stored]
     if not all(name in detectors for name in names):
         return False
-    own = [detectors[name] for name in names]
+    own = [detectors[name].info for name in names]
     now = transfer.fingerprint(Settings(), *own) if experiment == "transfer" else Settings().fingerprint(*own)
     return bool(now == stored["config"])
 

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,30 +17,20 @@ import pytest
 import torch
 import toys
 from numpy.typing import NDArray
+from studying import completed
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.updates import i_fgsm
 from lipcore.errors import DataError, UnknownName
 from lipcore.images import quantise
-from lipcore.known_fields import erf_of
 from lipcore.metrics.wider_boxes import iou_plus_one
 from lipcore.results import read_results
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, rounded, unpack
-from lipcore.studies.benchmarks import wider_attack
-from lipcore.studies.benchmarks.attack_runs import (
-    KEY,
-    NONE,
-    Part,
-    Settings,
-    Workers,
-    attack_image,
-    minutes,
-    ordered,
-    run,
-    tasks,
-)
+from lipcore.studies.base.study import Infos, Record, Run, Unit
+from lipcore.studies.benchmarks import attack_runs, wider_attack
+from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Config, Part, Settings, attack_image, ordered
 from lipcore.studies.benchmarks.images import CROWD, CROWDS, Item, fit, load_items
 
 
@@ -82,12 +72,49 @@ class Picture:
 
 
 SETTINGS = Settings(extent=Extent(rule="fixed", value=13))
-WHO = Workers(detector="toys:make", threads=1)
 PRESETS = (NONE, "random", "imp", "imp-i", "lp", "lip-a", "lip-h")
 PARTS = (Part("i-fgsm", 8.0, PRESETS), Part("fgsm", 8.0, PRESETS), Part("i-fgsm", 2.0, PRESETS, share=1 / 3))
 ITEMS: dict[str, Item] = {f"event/{i}": Picture(i) for i in range(6)}
 UNITS = 6 + 6 * 6 * 2 + 6 * 2
-SHARED = {"config": "c", "detector": "d"}
+
+
+class Pictures(Attacks):
+    """Attacks on :data:`ITEMS`."""
+
+    name = "pictures"
+    title = "bright squares"
+    own_detector = "toys:make"
+    datasets: ClassVar[Mapping[str, str]] = {"quick": "pictures"}
+
+    def config(self, run: Run) -> Config:
+        return Config(detectors=("toys:make",), parts=tuple((SETTINGS, part) for part in PARTS), title="pictures")
+
+    def items(self, run: Run) -> Mapping[str, Any]:
+        return ITEMS
+
+    def tabulated(
+        self, config: Config, records: Sequence[Record], infos: Infos
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        raise NotImplementedError
+
+
+PICTURES = Pictures()
+CONFIG = PICTURES.config(Run())
+
+
+def done(path: Path, config: Config = CONFIG, jobs: int = 1) -> Records:
+    return completed(PICTURES, config, path, jobs=jobs, detector="toys:make")
+
+
+def todo(records: Records) -> list[Unit]:
+    infos = PICTURES.infos(CONFIG, Run(detector="toys:make"), load=True)
+    return list(PICTURES.todo(CONFIG, infos, records, Run(detector="toys:make")))
+
+
+def attacked_once(item: Any, perturbations: Sequence[str], settings: Settings = SETTINGS) -> dict[str, dict[str, Any]]:
+    """The records of one image under I-FGSM at epsilon 8, by perturbation."""
+    attacks = [(p, "i-fgsm", 8.0) for p in perturbations]
+    return dict(zip(perturbations, attack_image(settings, toys.Toy(), item, attacks), strict=True))
 
 
 def without_seconds(records: Records) -> list[dict[str, Any]]:
@@ -155,27 +182,27 @@ class TestOrder:
         assert len(Part("fgsm", 1.0, (), 1 / 3).images([str(i) for i in range(n)])) == expected
 
     def test_all_presets_of_an_image_before_the_next_and_nothing_twice(self, tmp_path: Path) -> None:
-        todo = tasks(ITEMS, PARTS, Records(tmp_path / "none", KEY), SHARED)
+        units = todo(Records(tmp_path / "none", Pictures.key))
         order = ordered(list(ITEMS))
-        assert [t.name for t in todo] == [*order, *order, *order[:2]]
-        assert [a[0] for a in todo[0].attacks] == list(PRESETS)
-        assert NONE not in [a[0] for t in todo[6:] for a in t.attacks], "the clean image is done once"
-        assert sum(len(t.attacks) for t in todo) == UNITS
+        assert [u.shared["image"] for u in units] == [*order, *order, *order[:2]]
+        assert [w["perturbation"] for w in units[0].wanted] == list(PRESETS)
+        assert NONE not in [w["perturbation"] for u in units[6:] for w in u.wanted], "the clean image is done once"
+        assert sum(len(u.wanted) for u in units) == UNITS
 
     def test_what_is_recorded_is_left_out(self, tmp_path: Path) -> None:
-        done = Records(tmp_path / "a", KEY)
-        done.add({**SHARED, "image": "event/3", "perturbation": "imp", "update": "i-fgsm", "epsilon": 8.0})
-        todo = tasks(ITEMS, PARTS, done, SHARED)
-        assert sum(len(t.attacks) for t in todo) == UNITS - 1
-        assert ("imp", "i-fgsm", 8.0) not in next(t for t in todo if t.name == "event/3").attacks
+        records = Records(tmp_path / "a", Pictures.key)
+        shared = next(u.shared for u in todo(records) if u.shared["image"] == "event/3")
+        records.add({**shared, "perturbation": "imp", "update": "i-fgsm", "epsilon": 8.0})
+        units = todo(records)
+        assert sum(len(u.wanted) for u in units) == UNITS - 1
+        left = next(u for u in units if u.shared["image"] == "event/3")
+        assert "imp" not in [w["perturbation"] for w in left.wanted]
 
 
 class TestRecord:
     def test_it_is_of_the_image_as_it_would_be_saved(self) -> None:
         detector = toys.Toy()
-        part = Part("i-fgsm", 8.0, PRESETS)
-        (task,) = tasks({"a": Picture(0)}, [part], Records(Path("none"), KEY), SHARED)
-        records = {r["perturbation"]: r for r in attack_image(SETTINGS, detector, erf_of(detector), task)}
+        records = attacked_once(Picture(0), PRESETS)
         image = torch.from_numpy(Picture(0).read()).permute(2, 0, 1)[None].float()
         for name in ("imp", "lip-a"):
             attacked = quantise(Attack(name, i_fgsm(8), SETTINGS.matching, SETTINGS.extent)(detector, image).image)
@@ -194,13 +221,11 @@ class TestRecord:
         assert records[NONE]["size"] == [64, 64]
         assert all(v is not None and v > 0 for v in records[NONE]["faces"])
         assert "truth" not in records["imp"]
-        assert (records[NONE]["update"], records[NONE]["epsilon"], records[NONE]["psnr"]) == (NONE, 0.0, None)
+        assert records[NONE]["psnr"] is None
         assert records["random"]["psnr"] > 28
 
     def test_where_nothing_is_found_an_attack_on_faces_changes_nothing(self) -> None:
-        detector = toys.Toy()
-        (task,) = tasks({"a": Picture(0, faces=0)}, PARTS[:1], Records(Path("none"), KEY), SHARED)
-        records = {r["perturbation"]: r for r in attack_image(SETTINGS, detector, erf_of(detector), task)}
+        records = attacked_once(Picture(0, faces=0), PRESETS)
         assert all(r["instances"] == 0 for r in records.values())
         for name in ("imp-i", "lp", "lip-a", "lip-h"):
             assert records[name]["detections"] == records[NONE]["detections"]
@@ -208,11 +233,8 @@ class TestRecord:
         assert records["imp"]["mean_change"] > 0
 
     def test_no_more_detections_than_asked_for_the_best(self) -> None:
-        detector = toys.Toy()
-        (task,) = tasks({"a": Picture(0)}, [Part("fgsm", 1.0, (NONE,))], Records(Path("none"), KEY), SHARED)
         few, many = (
-            unpack(next(attack_image(Settings(most=most), detector, erf_of(detector), task))["detections"])
-            for most in (1, 750)
+            unpack(attacked_once(Picture(0), [NONE], Settings(most=most))[NONE]["detections"]) for most in (1, 750)
         )
         assert len(few) == 1 < len(many)
         assert few[0, 4] == many[:, 4].max()
@@ -222,9 +244,8 @@ CHILD = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from test_attack_runs import ITEMS, PARTS, SETTINGS, WHO
-from lipcore.studies.benchmarks.attack_runs import run
-run(SETTINGS, ITEMS, PARTS, Path(sys.argv[1]), WHO)
+from test_attack_runs import done
+done(Path(sys.argv[1]))
 """
 
 
@@ -239,58 +260,57 @@ def test_killed_for_real_nothing_is_lost_or_counted_twice(tmp_path: Path) -> Non
         time.sleep(0.002)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
-    done = killed.read_bytes()
-    assert 9 <= done.count(b"\n") < UNITS, "killed on the way"
-    killed.write_bytes(done + b'{"config": "half a li')  # as a kill in the middle of a write leaves it
+    before = killed.read_bytes()
+    assert 9 <= before.count(b"\n") < UNITS, "killed on the way"
+    killed.write_bytes(before + b'{"config": "half a li')  # as a kill in the middle of a write leaves it
 
-    resumed = run(SETTINGS, ITEMS, PARTS, killed, WHO)
-    straight = run(SETTINGS, ITEMS, PARTS, whole, WHO)
-    assert killed.read_bytes().startswith(done)
+    resumed, straight = done(killed), done(whole)
+    assert killed.read_bytes().startswith(before)
     assert len(resumed) == len(straight) == UNITS == killed.read_bytes().count(b"\n")
     assert without_seconds(resumed) == without_seconds(straight)
     before = killed.read_bytes()
-    run(SETTINGS, ITEMS, PARTS, killed, WHO)
+    done(killed)
     assert killed.read_bytes() == before, "a finished run does nothing"
 
 
 def test_processes_record_what_one_process_records(tmp_path: Path) -> None:
-    one = run(SETTINGS, ITEMS, PARTS[1:], tmp_path / "one", WHO)
-    two = run(SETTINGS, ITEMS, PARTS[1:], tmp_path / "two", Workers(detector="toys:make", threads=1, jobs=2))
+    config = replace(CONFIG, parts=CONFIG.parts[1:])
+    one, two = done(tmp_path / "one", config), done(tmp_path / "two", config, jobs=2)
     by_unit = {two.unit(r): {**r, "seconds": 0} for r in two}
     assert by_unit == {one.unit(r): {**r, "seconds": 0} for r in one}
-    assert len(Records(tmp_path / "two", KEY)) == len(two), "what is in the file is what was returned"
+    assert len(Records(tmp_path / "two", Pictures.key)) == len(two), "what is in the file is what was returned"
 
 
 def test_the_fingerprint_follows_what_a_record_depends_on() -> None:
     toy = toys.Toy()
-    same = SETTINGS.fingerprint(toy)
-    assert Settings(extent=Extent(rule="fixed", value=13)).fingerprint(toys.Toy()) == same
-    assert Settings().fingerprint(toy) != same
+    same = SETTINGS.fingerprint(toy.info)
+    assert Settings(extent=Extent(rule="fixed", value=13)).fingerprint(toys.Toy().info) == same
+    assert Settings().fingerprint(toy.info) != same
     toy.weights_sha256 = "other"
-    assert SETTINGS.fingerprint(toy) != same
+    assert SETTINGS.fingerprint(toy.info) != same
 
 
-def test_the_estimate_counts_what_is_missing(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    run(SETTINGS, {"event/0": ITEMS["event/0"]}, PARTS[:1], path, WHO)
-    estimates = list(minutes(SETTINGS, ITEMS, PARTS, path, WHO))
-    assert [count for _, count, _ in estimates] == [35, 36 + 5, 12 + 1 + (ordered(list(ITEMS))[0] != "event/0")]
-    assert all(0 <= time < 1 for *_, time in estimates)
-    assert estimates[0][2] > 0
+def test_the_estimate_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    done(tmp_path / "pictures.records.jsonl", replace(CONFIG, parts=CONFIG.parts[1:2]))
+    estimates = list(PICTURES.estimate(Run()))
+    assert [(part, count) for part, count, _ in estimates] == [
+        ("toys:make, i-fgsm, epsilon 8", 36),
+        ("toys:make, i-fgsm, epsilon 2", 12),
+    ]
+    assert all(0 < time < 1 for *_, time in estimates)
 
 
 def test_unknown_names_are_told() -> None:
     with pytest.raises(UnknownName, match="quick"):
-        wider_attack.parts_of("quik")
-    with pytest.raises(UnknownName, match="lip-a"):
-        wider_attack.parts_of("full", ("lip",))
+        wider_attack.WiderAttack().config(Run(profile="quik"))
     with pytest.raises(UnknownName, match="wider"):
         load_items("widr")
 
 
 def test_crowds_are_attacked_at_four_strengths_and_the_telling_one_comes_first() -> None:
-    parts = wider_attack.parts_of("full", (NONE, "imp"), "crowds")
-    assert [(p.update, p.epsilon, p.share) for p in parts] == [("i-fgsm", e, 1.0) for e in (2, 1, 4, 8)]
+    parts = wider_attack.CrowdsAttack().config(Run(profile="full")).parts
+    assert [(p.update, p.epsilon, p.share) for _, p in parts] == [("i-fgsm", e, 1.0) for e in (2, 1, 4, 8)]
 
 
 def test_crowds_are_read_as_wider_face_is(tmp_path: Path) -> None:
@@ -300,39 +320,37 @@ def test_crowds_are_read_as_wider_face_is(tmp_path: Path) -> None:
     assert next(iter(items.values())).read().shape == (CROWD.height, CROWD.width, 3)
 
 
-class TestCommandLine:
-    @pytest.fixture
-    def command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+class TestOnCrowds:
+    """The quick profile, with a toy."""
+
+    @pytest.fixture(autouse=True)
+    def results(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+        return tmp_path / "results"
 
-        def run_it(*arguments: str) -> None:
-            shared = ["--dataset", "generated", "--profile", "quick", "--data", str(tmp_path / "crowds")]
-            monkeypatch.setattr(sys, "argv", ["wider_attack", *shared, *arguments])
-            wider_attack.main()
+    def run(self, tmp_path: Path, **more: Any) -> Run:
+        return Run(detector="toys:make", data=tmp_path / "crowds", **more)
 
-        return run_it
+    def test_a_run_its_estimate_and_its_table(self, tmp_path: Path, results: Path) -> None:
+        study = wider_attack.WiderAttack()
+        ((part, attacks, _),) = study.estimate(self.run(tmp_path))
+        assert (part, attacks) == ("toys:make, i-fgsm, epsilon 8", 8 * CROWDS)
+        assert not (results / "wider_attack.records.jsonl").exists(), "an estimate records nothing"
+        with pytest.raises(DataError, match="nothing measured"):
+            study.run(self.run(tmp_path, part="another part"))
+        document = read_results(study.run(self.run(tmp_path)))
+        assert document["config"]["lines"] == 8 * CROWDS
+        assert {row["n"] for row in document["rows"] if row["metric"] == "ap"} == {CROWDS}
 
-    def test_a_run_its_estimate_and_its_table(
-        self, command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        command("--detector", "toys:make", "--perturbations", "none", "random")
-        path = tmp_path / "results" / "wider_attack.records.jsonl"
-        assert path.read_bytes().count(b"\n") == 2 * CROWDS
-        capsys.readouterr()
-        command("--detector", "toys:make", "--perturbations", "none", "random", "imp", "--estimate")
-        assert capsys.readouterr().out == f"i-fgsm, epsilon 8: {CROWDS} attacks, about 0 minutes\n"
-        assert path.read_bytes().count(b"\n") == 2 * CROWDS, "an estimate measures nothing"
-        with pytest.raises(SystemExit, match="no image of generated has all of none, random, imp"):
-            command("--table", "toys:make")
-        command("--detector", "toys:make")
-        command("--table", "toys:make")
-        table = read_results(path.with_name("wider_attack.json"))
-        assert table["config"]["lines"] == 8 * CROWDS
-        assert {row["n"] for row in table["rows"] if row["metric"] == "ap"} == {CROWDS}
+    def test_a_table_is_of_complete_images(self, tmp_path: Path, results: Path) -> None:
+        study = wider_attack.WiderAttack()
+        study.run(self.run(tmp_path))
+        path = results / "wider_attack.records.jsonl"
+        path.write_text("".join(line for line in path.open() if '"perturbation": "imp"' not in line))
+        with pytest.raises(DataError, match="no image of generated crowds has all of none, random, imp"):
+            study.table(self.run(tmp_path))
 
-    def test_weights_are_of_the_detector_or_of_the_tables_first(
-        self, command: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_weights_are_of_the_detector(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         given: list[object] = []
 
         def make(weights: object = None) -> toys.Toy:
@@ -340,14 +358,16 @@ class TestCommandLine:
             return toys.Toy()
 
         monkeypatch.setattr(toys, "make", make)
-        command("--detector", "toys:make", "--weights", "a.pt")
-        command("--table", "toys:make", "--weights", "a.pt")
+        wider_attack.WiderAttack().run(self.run(tmp_path, weights=Path("a.pt")))
         assert {str(w) for w in given} == {"a.pt"}
 
-    def test_what_is_wrong_is_said(self, command: Callable[..., None]) -> None:
-        with pytest.raises(SystemExit, match="unknown detector"):
-            command("--detector", "centreface")
-        with pytest.raises(SystemExit, match="unknown perturbation"):
-            command("--perturbations", "lip")
-        with pytest.raises(SystemExit, match="unknown strength 'i-fgsm:3'; valid: i-fgsm:8"):
-            command("--strengths", "i-fgsm:3")
+    def test_where_images_are_missing_the_table_is_of_the_records(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        study = wider_attack.WiderAttack()
+        rows = read_results(study.run(self.run(tmp_path)))["rows"]
+        missing = DataError("not here")
+        monkeypatch.setattr(attack_runs, "load_items", lambda *_: (_ for _ in ()).throw(missing))
+        assert read_results(study.run(Run(detector="toys:make")))["rows"] == rows
+        with pytest.raises(DataError, match="not here"):
+            study.run(self.run(tmp_path))

@@ -10,25 +10,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from lipcore.datasets.wider import load_ground_truth
 from lipcore.detectors import load_detector, weights
-from lipcore.errors import LipcoreError, WeightsError
 from lipcore.metrics.fddb import evaluate_overlaps
 from lipcore.metrics.wider import evaluate_subsets
-from lipcore.results import read_results
+from lipcore.results import DetectorInfo, read_results
+from lipcore.studies.base import study as study_base
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, unpack
+from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks import attack_figures as plots
-from lipcore.studies.benchmarks.attack_runs import KEY, NONE, Settings, Task, attack_image
+from lipcore.studies.benchmarks.attack_runs import NONE, Settings, attack_image
 from lipcore.studies.benchmarks.attack_tables import (
     DETECTORS,
-    Absent,
     Shot,
     Strength,
-    all_at_hand,
-    at_hand,
     clean_rate,
     perturbation_rows,
     precision,
@@ -38,7 +35,7 @@ from lipcore.studies.benchmarks.attack_tables import (
 )
 from lipcore.studies.benchmarks.attack_verdicts import comparisons, summary, table, verdicts
 from lipcore.studies.benchmarks.images import load_items
-from lipcore.studies.benchmarks.wider_attack import PERTURBATIONS, measure, summarise
+from lipcore.studies.benchmarks.wider_attack import PERTURBATIONS, SETTINGS, WiderAttack
 
 ATTACKS = tuple(p for p in PERTURBATIONS if p != NONE)
 
@@ -200,7 +197,7 @@ def test_average_precision_is_the_evaluators(tmp_path: Path) -> None:
     detector, settings = load_detector("centerface"), Settings()
     images, predictions = [], {}
     for name, item in items.items():
-        (one,) = attack_image(settings, detector, (), Task(name, item, ((NONE, "fgsm", 1.0),)))
+        (one,) = attack_image(settings, detector, item, [(NONE, "fgsm", 1.0)])
         images.append(Shot(one, one))
         table = unpack(one["detections"])
         sides = table[:, 2:4] - table[:, :2]
@@ -229,63 +226,48 @@ def test_fddb_curves_from_overlaps() -> None:
     assert found["discrete"]["subset"] == "1000 false positives"
 
 
-class TestAbsent:
+class TestWithoutWeights:
     """A detector whose weights are not on this machine stays in a table by its records."""
 
     @pytest.fixture
-    def nowhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("LIPCORE_DATA", raising=False)
+    def nowhere(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
         locate = weights.locate
         monkeypatch.setattr(weights, "locate", lambda name: None if name == "retinaface" else locate(name))
+        study_base._loaded.cache_clear()
 
-    @pytest.mark.usefixtures("nowhere")
-    def test_only_where_there_are_records(self, tmp_path: Path) -> None:
-        stands_in = at_hand("retinaface", {"retinaface"})
-        assert isinstance(stands_in, Absent)
-        assert stands_in.weights_sha256 == weights.registry()["retinaface"].identity
-        with pytest.raises(WeightsError, match="retinaface"):
-            stands_in.respond(torch.zeros(1, 3, 32, 32))
-        with pytest.raises(WeightsError, match="retinaface"):
-            at_hand("retinaface", set())
-        with pytest.raises(WeightsError, match="no weights file"):
-            at_hand("retinaface", {"retinaface"}, tmp_path / "absent.pth")
-        with pytest.raises(LipcoreError, match="centreface"):
-            at_hand("centreface", {"centreface"})
-
-    @pytest.mark.usefixtures("nowhere")
-    def test_which_of_several(self) -> None:
-        assert list(all_at_hand(("centerface", "retinaface"), set())) == ["centerface"]
-        assert list(all_at_hand(("centerface", "retinaface"), {"retinaface"})) == ["centerface", "retinaface"]
-        with pytest.raises(WeightsError):
-            all_at_hand(("retinaface", "centerface"), set())
-
-    @pytest.mark.usefixtures("nowhere")
-    def test_the_table_is_of_its_last_configuration(self, tmp_path: Path) -> None:
-        records = Records(tmp_path / "a.records.jsonl", KEY)
-        for config, images in (("old", 7), ("new", 6)):
+    def recorded(self, tmp_path: Path) -> dict[str, Any]:
+        """A results file that says what RetinaFace was, and its records."""
+        info = DetectorInfo("retinaface", "abc", "its options")
+        records = Records(tmp_path / "wider_attack.records.jsonl", WiderAttack.key)
+        for config, images in (("old", 7), (SETTINGS.fingerprint(info), 6)):
             for r in study(images):
                 records.add({**r, "config": config, "detector": "retinaface"})
-        path = summarise("wider", "full", [Absent("retinaface")], records, tmp_path / "a.json")
-        document = read_results(path)
-        assert document["config"]["records"] == {"retinaface": "new"}
-        assert document["config"]["lines"] == len(records)
+        asked = Run(profile="full", detector="centerface")
+        config = WiderAttack().config(asked)
+        return read_results(WiderAttack().summarise(config, {"retinaface": info}, records, asked))
+
+    @pytest.mark.usefixtures("nowhere")
+    def test_the_table_is_of_the_configuration_in_the_results(self, tmp_path: Path) -> None:
+        document = self.recorded(tmp_path)
+        assert list(document["config"]["records"]) == ["retinaface"]
         assert {r["n"] for r in document["rows"] if r["metric"] == "ap"} == {6}
         assert document["summary"]["device"] == "cpu"
 
     @pytest.mark.usefixtures("nowhere")
-    def test_the_books_tables_have_it_beside_those_that_are_here(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
-        for name in ("wider_attack", "fddb_attack"):
-            records = Records(tmp_path / f"{name}.records.jsonl", KEY)
-            for r in study(6):
-                records.add({**r, "detector": "retinaface"})
-        document = read_results(measure("full", "centerface"))
-        assert document["experiment"] == "wider_attack"
+    def test_it_stands_beside_those_that_are_here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = self.recorded(tmp_path)["rows"]
+        monkeypatch.setattr(WiderAttack, "items", lambda *_: {})
+        document = read_results(WiderAttack().run(Run(profile="full", detector="centerface")))
         assert list(document["provenance"]["detectors"]) == list(DETECTORS)
-        assert {r["detector"] for r in document["rows"]} == {"retinaface"}
-        assert (tmp_path / "fddb_attack.json").is_file()
+        assert document["rows"] == rows
+
+    @pytest.mark.usefixtures("nowhere")
+    def test_without_records_it_is_left_out_and_said_to_be(self, capsys: pytest.CaptureFixture[str]) -> None:
+        asked = Run(profile="full", detector="centerface")
+        infos = WiderAttack().infos(WiderAttack().config(asked), asked, load=True)
+        assert list(infos) == ["hr-mini", "centerface"]
+        assert "retinaface is left out" in "".join(capsys.readouterr())
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from studying import again, completed
 
 from lipcore.attacks.crop import Extent
 from lipcore.boxes import iou_matrix
@@ -18,14 +19,13 @@ from lipcore.datasets.synthetic import Crowd
 from lipcore.detectors import load_detector
 from lipcore.detectors.rpn import Proposals
 from lipcore.errors import LipcoreError, UnknownName
-from lipcore.known_fields import erf_of
 from lipcore.metrics.coco import evaluate_files, write_predictions
 from lipcore.paths import DATA, ROOT
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import unpack
+from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks import coco_attack
-from lipcore.studies.benchmarks.attack_runs import KEY, NONE, Part, Task, Workers
-from lipcore.studies.benchmarks.attack_runs import run as run_attacks
+from lipcore.studies.benchmarks.attack_runs import NONE, Config, Part
 from lipcore.studies.benchmarks.coco_attack import VARIANTS, CocoSettings, attack_image, baselines, find_targets
 from lipcore.studies.benchmarks.coco_table import BASELINES, groups, rows, summary
 from lipcore.studies.detectors.rpn_mini_card import TRAINING_LOG, card
@@ -51,10 +51,14 @@ def network() -> Proposals:
 
 @pytest.fixture(scope="module")
 def records(items: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Records:
+    class Scenes(coco_attack.CocoAttack):
+        def items(self, run: Run) -> Any:
+            return items
+
+    part = Part("i-fgsm", 4.0, (NONE, "imp", "imp-i", "lp", "lip-a"))
+    config = Config(detectors=("rpn-mini",), parts=((SETTINGS, part),), title="scenes")
     path = tmp_path_factory.mktemp("records") / "coco_attack.records.jsonl"
-    attack: Any = attack_image
-    parts = [Part("i-fgsm", 4.0, (NONE, "imp", "imp-i", "lp", "lip-a"))]
-    return run_attacks(SETTINGS, items, parts, path, Workers(detector="rpn-mini"), attack)
+    return completed(Scenes(), config, path, detector="rpn-mini")
 
 
 def shown(item: CocoImage) -> torch.Tensor:
@@ -92,7 +96,7 @@ def test_without_ground_truth_the_best_proposals_are_attacked(network: Proposals
 def test_records_hold_all_that_the_table_needs(
     records: Records, items: dict[str, Any], network: Proposals, tmp_path: Path
 ) -> None:
-    config = SETTINGS.fingerprint(network)
+    config = SETTINGS.fingerprint(network.info)
     used = {("rpn-mini", "objects"): [r for r in records if r["config"] == config]}
     (group,) = groups(used)
     assert (group.epsilon, len(group.clean), set(group.attacked)) == (4.0, 2, {"imp", "imp-i", "lp", "lip-a"})
@@ -123,7 +127,7 @@ def test_records_hold_all_that_the_table_needs(
 
 
 def test_a_weak_network_gives_no_verdict(records: Records, network: Proposals) -> None:
-    config = SETTINGS.fingerprint(network)
+    config = SETTINGS.fingerprint(network.info)
     blind = [{**r, "proposals": ""} for r in records if r["config"] == config]
     table = list(rows({("rpn-mini", "objects"): blind}))
     assert not any(r["counts"] for r in table if r["metric"] == "difference")
@@ -156,10 +160,11 @@ def test_the_boxes_nobody_learned_are_a_hundred(items: dict[str, Any]) -> None:
 def test_what_is_wrong_is_told() -> None:
     with pytest.raises(LipcoreError, match="no region proposal network"):
         coco_attack.check(load_detector("pnet"))
-    with pytest.raises(UnknownName, match="Did you mean 'proposals'"):
-        coco_attack.parts_of("full", "proposal")
+    with pytest.raises(LipcoreError, match="no region proposal network"):
+        coco_attack.CocoAttack().run(Run(detector="pnet"))
     with pytest.raises(UnknownName, match="profile"):
-        coco_attack.parts_of("fast")
+        coco_attack.CocoAttack().run(Run(profile="fast"))
+    assert coco_attack.proposing("pnet") == "rpn-mini"
 
 
 needs_full = pytest.mark.skipif(not FULL.is_file(), reason="no full results of the COCO study")
@@ -171,11 +176,11 @@ def test_the_committed_table_follows_from_its_records(tmp_path: Path) -> None:
     copy = tmp_path / "coco_attack.records.jsonl"
     lines = FULL.with_suffix(".records.jsonl").read_text().splitlines(keepends=True)
     copy.write_text("".join(lines[: document["config"]["lines"]]))
-    detectors = [load_detector(name) for name in document["provenance"]["detectors"]]
-    again = json.loads(coco_attack.summarise("full", detectors, Records(copy, KEY), tmp_path / "x.json").read_text())
-    assert again["summary"] == document["summary"]
-    assert len(again["rows"]) == len(document["rows"])
-    for new, old in zip(again["rows"], document["rows"], strict=True):
+    made = again(coco_attack.CocoAttack(), document, copy, tmp_path / "x.json")
+    new_document = json.loads(made.read_text())
+    assert new_document["summary"] == document["summary"]
+    assert len(new_document["rows"]) == len(document["rows"])
+    for new, old in zip(new_document["rows"], document["rows"], strict=True):
         assert (
             new == pytest.approx(old) if all(isinstance(v, float) for v in old.values()) else new.keys() == old.keys()
         )
@@ -199,14 +204,14 @@ def test_three_records_run_again(network: Proposals) -> None:
         pytest.skip(f"the real images are not at hand: {error}")
     compared = 0
     for name, record in _again():
-        settings = next((s for s in VARIANTS.values() if s.fingerprint(network) == record["config"]), None)
+        settings = next((s for s in VARIANTS.values() if s.fingerprint(network.info) == record["config"]), None)
         assert settings is not None
         attack = (record["perturbation"], record["update"], record["epsilon"])
-        (again,) = attack_image(settings, network, erf_of(network), Task(name, items[name], (attack,)))
-        assert again["objects"] == record["objects"]
-        assert again["instances"] == record["instances"]
-        np.testing.assert_allclose(again["best"], record["best"], atol=0.25)
-        new, old = (unpack(r["proposals"])[:10, 4].mean() for r in (again, record))
+        (now,) = attack_image(settings, network, items[name], [attack])
+        assert now["objects"] == record["objects"]
+        assert now["instances"] == record["instances"]
+        np.testing.assert_allclose(now["best"], record["best"], atol=0.25)
+        new, old = (unpack(r["proposals"])[:10, 4].mean() for r in (now, record))
         assert new == pytest.approx(old, abs=0.2)
         compared += 1
     assert compared == 3

@@ -24,6 +24,7 @@ from lipcore.metrics.success import interference as coefficient
 from lipcore.receptive_field import theoretical_sides
 from lipcore.results import frame, read_results
 from lipcore.studies.assumptions import study as assumptions
+from lipcore.studies.assumptions.study import Assumptions
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.study import Run
 from lipcore.studies.interference import config as interference_config
@@ -264,7 +265,7 @@ class TestAblations:
     def test_measures_every_variant_and_resumes(
         self, small: tuple[assumptions.Variant, ...], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        path = assumptions.measure("quick", "pnet")
+        path = Assumptions().run(Run(detector="pnet"))
         document = read_results(path)
         assert {(r["assumption"], r["variant"]) for r in document["rows"]} == {(v.assumption, v.label) for v in small}
         assert all(r["n"] == 2 for r in document["rows"])
@@ -276,7 +277,7 @@ class TestAblations:
         assert lines == 4 * 2, "two variants that differ in name alone are measured once"
 
         monkeypatch.setattr(assumptions, "_attack_image", lambda *_: pytest.fail("measured again"))
-        assert read_results(assumptions.measure("quick", "pnet"))["rows"] == document["rows"]
+        assert read_results(Assumptions().run(Run(detector="pnet")))["rows"] == document["rows"]
 
     def test_a_pyramid_is_made_once_a_detector(
         self, small: tuple[assumptions.Variant, ...], monkeypatch: pytest.MonkeyPatch
@@ -290,7 +291,8 @@ class TestAblations:
                 made.append(self)
 
         monkeypatch.setattr(assumptions, "Pyramid", Counted)
-        assumptions.measure("quick", "pnet")
+        assumptions._pyramid.cache_clear()
+        Assumptions().run(Run(detector="pnet"))
         assert len(made) == 1
 
     def test_the_ledger_has_one_default_for_each_assumption(self) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from lipcore.detectors import load_detector
 from lipcore.errors import WeightsError
-from lipcore.results import digest
+from lipcore.results import DetectorInfo, digest
 from lipcore.studies.assumptions import study as assumptions
+from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks import attack_runs, coco_attack, transfer
 from lipcore.studies.cost import lip_cost, lip_peers, lip_speedups, lip_tolerance
 from lipcore.studies.detectors import hr_mini_eval
@@ -31,7 +32,7 @@ def detector(name: str) -> Any:
         return load_detector(name)
     except WeightsError:
         stored = json.loads((FULL / "wider_attack.json").read_text())["provenance"]["detectors"][name]
-        return SimpleNamespace(weights_sha256=stored["weights_sha256"], extra_repr=lambda: stored["options"])
+        return SimpleNamespace(info=DetectorInfo(name, stored["weights_sha256"], stored["options"]))
 
 
 #: Records file -> the fingerprint of each detector, or of each source and target.
@@ -63,21 +64,26 @@ def computed(study: str, names: str) -> str:
     made = {
         "interference": lambda: interference_config.full("centerface").fingerprint(detector(one).info),
         "mechanism": lambda: split.PROFILES["full"].fingerprint(detector(one).info),
-        "wider_attack": lambda: settings.fingerprint(detector(one)),
-        "fddb_attack": lambda: settings.fingerprint(detector(one)),
-        "transfer": lambda: transfer.fingerprint(settings, detector(one), detector(other)),
-        "coco_attack": lambda: coco_attack.VARIANTS[other or "objects"].fingerprint(detector(one)),
+        "wider_attack": lambda: settings.fingerprint(detector(one).info),
+        "fddb_attack": lambda: settings.fingerprint(detector(one).info),
+        "transfer": lambda: transfer.fingerprint(settings, detector(one).info, detector(other).info),
+        "coco_attack": lambda: coco_attack.VARIANTS[other or "objects"].fingerprint(detector(one).info),
         "hr_mini_eval": lambda: digest(hr_mini_eval.config_for("full")),
         "lip_cost": lambda: lip_cost_fingerprint(one),
-        "lip_tolerance": lambda: lip_tolerance._fingerprint(
-            lip_tolerance.config_for("full", "centerface"), detector(one)
-        ),
+        "lip_tolerance": lambda: tolerance_fingerprint(one),
         "lip_speedups": lambda: lip_speedups_fingerprint(one),
         "lip_peers": lambda: lip_peers.fingerprint_of(
             lip_peers.PROFILES["full"], detector(lip_peers.PROFILES["full"].detector)
         ),
     }
     return made[study]()
+
+
+def tolerance_fingerprint(name: str) -> str:
+    study = lip_tolerance.Tolerance()
+    config = study.config(Run(profile="full"))
+    fingerprint: str = next(iter(study.units(config, {name: detector(name).info}, Run()))).shared["config"]
+    return fingerprint
 
 
 def lip_cost_fingerprint(name: str) -> str:
@@ -112,8 +118,7 @@ def test_no_committed_record_is_an_orphan(study: str) -> None:
 @pytest.mark.parametrize("name", ["hr-mini", "pnet"])
 def test_no_committed_record_of_the_assumptions_is_an_orphan(name: str) -> None:
     """Each variant has a fingerprint of its own."""
-    made = {
-        unit["config"] for _, _, unit in assumptions.units(assumptions.Config(images={name: 1}), {name: detector(name)})
-    }
+    units = assumptions.Assumptions().units(assumptions.Config(images={name: 1}), {name: detector(name).info}, Run())
+    made = {unit.shared["config"] for unit in units}
     stored = {record["config"] for record in recorded("assumptions") if record["detector"] == name}
     assert stored == made

@@ -15,30 +15,19 @@ from studying import again
 from lipcore import results
 from lipcore.detectors import load_detector
 from lipcore.results import plain, read_results
-from lipcore.studies.assumptions import study as assumptions
+from lipcore.studies.assumptions.study import Assumptions
 from lipcore.studies.base.records import Records
-from lipcore.studies.cost import lip_bench, lip_cost, lip_peers, lip_speedups, lip_tolerance
+from lipcore.studies.cost import lip_bench, lip_cost, lip_peers, lip_speedups
+from lipcore.studies.cost.lip_tolerance import Tolerance
 from lipcore.studies.interference.study import Interference
 from lipcore.studies.mechanism.study import Mechanism
 from lipcore.studies.receptive_fields import study as receptive_fields
-
-
-def assumptions_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    config = assumptions.Config(**document["config"])
-    detectors = {name: load_detector(name) for name in config.images}
-    return assumptions.summarise(config, detectors, Records(records, assumptions.KEY), "full", path)
 
 
 def lip_cost_again(document: dict[str, Any], records: Path, path: Path) -> Path:
     config = lip_cost.config_for("full", "centerface")
     assert document["config"] == json.loads(json.dumps(plain(config)))
     return lip_cost.summarise(config, Records(records, lip_cost.KEY), "full", path)
-
-
-def lip_tolerance_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    config = lip_tolerance.config_for("full", "centerface")
-    assert document["config"] == json.loads(json.dumps(plain(config)))
-    return lip_tolerance.summarise(config, Records(records, lip_tolerance.KEY), "full", path)
 
 
 def lip_speedups_again(document: dict[str, Any], records: Path, path: Path) -> Path:
@@ -60,9 +49,9 @@ def lip_bench_again(document: dict[str, Any], records: Path, path: Path) -> Path
 AGAIN = {
     "interference": partial(again, Interference()),
     "mechanism": partial(again, Mechanism()),
-    "assumptions": assumptions_again,
+    "assumptions": partial(again, Assumptions()),
     "lip_cost": lip_cost_again,
-    "lip_tolerance": lip_tolerance_again,
+    "lip_tolerance": partial(again, Tolerance()),
     "lip_speedups": lip_speedups_again,
     "lip_peers": lip_peers_again,
     "lip_bench": lip_bench_again,

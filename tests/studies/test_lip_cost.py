@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import toys
+from studying import completed, tabled
 
 from lipcore.attacks.crop import Extent, Support, union
 from lipcore.attacks.gradients import joint_gradient
@@ -243,13 +244,14 @@ def test_success_with_a_tolerance_is_compared_with_exact(tmp_path: Path, monkeyp
     )
     config = replace(config, grid=Grid(faces=4, distance=4, canvas=128), calibration=1, extent=CONFIG.extent)
     path = tmp_path / "lip_tolerance.records.jsonl"
-    records = lip_tolerance.run(config, path)
+    study = lip_tolerance.Tolerance()
+    records = completed(study, config, path, detector="toys:make")
     assert [r["tolerance"] for r in records] == [0, 0.05, 0.2]
     assert all(r["leak"] <= r["tolerance"] and r["faces"] == 4 for r in records)
     before = path.read_text()
-    lip_tolerance.run(config, path)
+    completed(study, config, path, detector="toys:make")
     assert path.read_text() == before
-    document = read_results(lip_tolerance.summarise(config, records, "quick", tmp_path / "lip_tolerance.json"))
+    document = read_results(tabled(study, config, records, tmp_path / "lip_tolerance.json", detector="toys:make"))
     assert [r["metric"] for r in document["rows"]] == ["asr", "asr", "difference", "asr", "difference"]
     assert len(cost_figures.tolerance_table(pd.DataFrame(document["rows"]))) == 3
     with pytest.raises(UnknownName, match="quick, full"):

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
 import toys
+from studying import completed, tabled
 from test_attack_runs import ITEMS, SETTINGS
 
 from lipcore.datasets.photographs import astronaut
-from lipcore.detectors import weights
-from lipcore.errors import DataError
 from lipcore.results import read_results
 from lipcore.studies.base.records import Records
+from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks import attack_figures as plots
 from lipcore.studies.benchmarks import transfer
-from lipcore.studies.benchmarks.attack_runs import NONE, Settings, Workers
-from lipcore.studies.benchmarks.attack_tables import DETECTORS, Absent
+from lipcore.studies.benchmarks.attack_runs import NONE, Settings
+from lipcore.studies.benchmarks.attack_tables import DETECTORS
+
+
+class Pictures(transfer.Transfer):
+    """On :data:`ITEMS`."""
+
+    def items(self, config: transfer.Config, run: Run) -> Any:
+        return ITEMS
+
+
+PAIR = transfer.Config(
+    detectors=("toys:make", "test_transfer:other"), dataset="", title="generated crowds", settings=SETTINGS
+)
+PICTURES = Pictures()
+
+
+def other() -> toys.Toy:
+    """A toy that looks at the mirror image of a square."""
+    made = toys.Toy()
+    made.name = "other"
+    with torch.no_grad():
+        made.conv1.weight.copy_(made.conv1.weight.flip(3))
+    return made
 
 
 @pytest.fixture(scope="module")
 def detectors() -> list[toys.Toy]:
-    other = toys.Toy()
-    other.name = "other"
-    with torch.no_grad():
-        other.conv1.weight.copy_(other.conv1.weight.flip(3))
-    return [toys.Toy(), other]
+    return [toys.Toy(), other()]
 
 
 @pytest.fixture(scope="module")
-def records(detectors: list[toys.Toy], tmp_path_factory: pytest.TempPathFactory) -> Records:
-    return transfer.run(SETTINGS, ITEMS, detectors, tmp_path_factory.mktemp("transfer") / "a.jsonl")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    return completed(PICTURES, PAIR, tmp_path_factory.mktemp("transfer") / "a.jsonl", detector="toys:make")
 
 
 def test_treatments() -> None:
@@ -51,34 +69,34 @@ def test_treatments() -> None:
         assert 0 <= float(treated.min()) <= float(treated.max()) <= 255
 
 
-def test_each_measurement_once(records: Records, detectors: list[toys.Toy]) -> None:
+def test_each_measurement_once(records: Records) -> None:
     images = 2  # a third of six
     clean, attacked = 2 * 5, 2 * 2 * 3 * 5
     assert len(records) == images * (clean + attacked)
     before = records.path.read_bytes()
-    again = transfer.run(SETTINGS, ITEMS, detectors, records.path)
+    again = completed(PICTURES, PAIR, records.path, detector="toys:make")
     assert len(again) == len(records)
     assert records.path.read_bytes() == before
 
 
-def test_processes_record_what_one_process_records(tmp_path: Path) -> None:
-    one = transfer.run(SETTINGS, ITEMS, [toys.Toy()], tmp_path / "one")
-    who = [Workers(detector="toys:make", threads=1)]
-    two = transfer.run(SETTINGS, ITEMS, [toys.Toy()], tmp_path / "two", who, jobs=2)
+def test_processes_record_what_one_process_records(records: Records, tmp_path: Path) -> None:
+    two = completed(PICTURES, PAIR, tmp_path / "two", jobs=2, detector="toys:make")
     by_unit = {two.unit(r): {**r, "seconds": 0} for r in two}
-    assert by_unit == {one.unit(r): {**r, "seconds": 0} for r in one}
+    assert by_unit == {records.unit(r): {**r, "seconds": 0} for r in records}
     assert {r["device"] for r in two} == {"cpu"}
 
 
-def test_the_estimate_measures_nothing(records: Records, detectors: list[toys.Toy], tmp_path: Path) -> None:
-    assert transfer.minutes(SETTINGS, ITEMS, detectors, records.path) == 0
-    path = tmp_path / "a.jsonl"
-    assert 0 < transfer.minutes(SETTINGS, ITEMS, detectors, path) < 1
+def test_the_estimate_measures_nothing(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    monkeypatch.setattr(Pictures, "config", lambda *_: PAIR)
+    asked, path = Run(detector="toys:make"), tmp_path / "transfer.records.jsonl"
+    assert [count for _, count, _ in PICTURES.estimate(asked)] == [len(records) / 2] * 2
     assert not path.exists()
     text = records.path.read_text().splitlines(keepends=True)
     path.write_text("".join(text[:-1]))
-    left = transfer.minutes(SETTINGS, ITEMS, detectors, path)
-    assert left == pytest.approx(sum(r["seconds"] for r in Records(path, transfer.KEY)) / (len(text) - 1) / 60)
+    ((part, count, minutes),) = PICTURES.estimate(asked)
+    assert (part, count) == ("noise of other", 1)
+    assert 0 <= minutes < 1
 
 
 def test_success_is_against_the_clean_image_treated_alike(records: Records) -> None:
@@ -112,15 +130,12 @@ def test_images_not_done_everywhere_are_left_out(records: Records) -> None:
 
 def test_the_fingerprint_has_both_detectors(detectors: list[toys.Toy]) -> None:
     a, b = detectors
-    prints = {transfer.fingerprint(Settings(), s, t) for s in (a, b) for t in (a, b)}
+    prints = {transfer.fingerprint(Settings(), s.info, t.info) for s in (a, b) for t in (a, b)}
     assert len(prints) == 4
 
 
-def test_the_table_is_written(
-    records: Records, detectors: list[toys.Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transfer, "Settings", lambda: SETTINGS)
-    path = transfer.summarise("quick", detectors, records, tmp_path / "transfer.json")
+def test_the_table_is_written(records: Records, tmp_path: Path) -> None:
+    path = tabled(PICTURES, PAIR, records, tmp_path / "transfer.json", detector="toys:make")
     document = read_results(path)
     assert len(document["rows"]) == 2 * 2 * 3 * 5 * 2
     assert document["config"]["lines"] == len(records)
@@ -132,62 +147,31 @@ def test_the_table_is_written(
     plt.close(figure)
 
 
-def test_the_command_line_makes_the_table_alone(
-    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_table_needs_neither_images_nor_detectors(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "Settings", lambda: SETTINGS)
-    monkeypatch.setattr(transfer, "run", lambda *_: pytest.fail("measured"))
-    monkeypatch.setattr(transfer, "load_items", lambda *_: pytest.fail("images looked for"))
+    """As where weights are not at hand: the records and what the results file says of the detectors are enough."""
+    table = tabled(PICTURES, PAIR, records, tmp_path / "transfer.json", detector="toys:make")
+    rows = read_results(table)["rows"]
     monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    monkeypatch.setattr(Pictures, "items", lambda *_: pytest.fail("images looked for"))
+    monkeypatch.setattr(Run, "load", lambda *_: pytest.fail("a detector was loaded"))
+    named = replace(PAIR, detectors=("toy", "other"))
+    monkeypatch.setattr(Pictures, "config", lambda *_: named)
     kept = tmp_path / "transfer.records.jsonl"
     kept.write_bytes(records.path.read_bytes())
-    monkeypatch.setattr("sys.argv", ["transfer", "--profile", "quick", "--detectors", "toys:make", "--table"])
-    transfer.main()
-    assert capsys.readouterr().out.strip() == str(tmp_path / "transfer.json")
-    assert len(read_results(tmp_path / "transfer.json")["rows"]) == 2 * 3 * 5
+    assert read_results(PICTURES.table(Run()))["rows"] == rows
     assert kept.read_bytes() == records.path.read_bytes()
 
 
-def test_a_detector_without_weights_is_in_the_table_by_its_records(
-    records: Records, detectors: list[toys.Toy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transfer, "Settings", lambda: SETTINGS)
-    monkeypatch.setattr(weights, "registry", lambda: {"other": SimpleNamespace(sha256="")})
-    path = transfer.summarise("quick", [detectors[0], Absent("other")], records, tmp_path / "transfer.json")
-    assert len(read_results(path)["rows"]) == 2 * 2 * 3 * 5 * 2
-
-
-class TestForTheBook:
-    """What ``measure`` puts side by side, without measuring it."""
-
-    @pytest.fixture
-    def asked(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[str, ...]]:
-        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
-
-        def names(profile: str, detector: str) -> tuple[str, ...]:
-            got: list[tuple[str, ...]] = []
-
-            def stop(given: tuple[str, ...], *_: object) -> None:
-                got.append(tuple(given))
-                raise DataError("enough")
-
-            monkeypatch.setattr(transfer, "all_at_hand", stop)
-            with pytest.raises(DataError, match="enough"):
-                transfer.measure(profile, detector)
-            return got[0]
-
-        return names
-
-    @pytest.mark.parametrize(
-        ("profile", "detector", "expected"),
-        [
-            ("full", "centerface", DETECTORS),
-            ("full", "mine:make", ("mine:make", "centerface")),
-            ("quick", "centerface", ("centerface", "pnet")),
-            ("quick", "pnet", ("pnet", "centerface")),
-        ],
-    )
-    def test_which_detectors(
-        self, asked: Callable[..., tuple[str, ...]], profile: str, detector: str, expected: tuple[str, ...]
-    ) -> None:
-        assert asked(profile, detector) == expected
+@pytest.mark.parametrize(
+    ("profile", "detector", "expected"),
+    [
+        ("full", "centerface", DETECTORS),
+        ("full", "mine:make", ("mine:make", "centerface")),
+        ("quick", "centerface", ("centerface", "pnet")),
+        ("quick", "pnet", ("pnet", "centerface")),
+    ],
+)
+def test_which_detectors(profile: str, detector: str, expected: tuple[str, ...]) -> None:
+    assert transfer.Transfer().config(Run(profile=profile, detector=detector)).detectors == expected

@@ -1,39 +1,28 @@
-"""The assumption ledger A1-A14: each open choice of the poster, its default, and what the alternatives change.
-
-::
-
-    python -m lipcore.studies.assumptions.study --detector hr-mini
-"""
+"""The assumption ledger A1-A14: each open choice of the poster, its default, and what the alternatives change."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
-from tqdm import tqdm
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.attacks.updates import update_rule
 from lipcore.datasets.synthetic import Grid
-from lipcore.detectors import Detector, load_detector
+from lipcore.detectors import Detector
 from lipcore.detectors.pyramid import Pyramid
 from lipcore.errors import UnknownName
 from lipcore.images import quantise
 from lipcore.metrics.intervals import ratio_of_means, share
 from lipcore.metrics.success import attack_success, found, logit_drops
 from lipcore.receptive_field import MASSES
-from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
-from lipcore.studies.base.records import Records
-
-EXPERIMENT = "assumptions"
-KEY = ("config", "detector", "image")
+from lipcore.results import Dataset, Stopwatch, digest
+from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,81 +122,66 @@ def config_for(profile: str, detector: str) -> Config:
     return Config(images={detector: own, "pnet": control})
 
 
-def units(config: Config, detectors: Mapping[str, Detector]) -> Iterator[tuple[str, Variant, dict[str, Any]]]:
-    """Each detector's name, variant and image, with the entries by which its record is known."""
-    for name, images in config.images.items():
+class Assumptions(Study[Config]):
+    """Every answer to every open question, on nine faces at 40 px."""
+
+    name = "assumptions"
+    title = "what each choice that the poster leaves open changes (the ledger A1-A14)"
+    key = ("config", "detector", "image")
+
+    def config(self, run: Run) -> Config:
+        """See :func:`config_for`."""
+        return config_for(run.profile, self.under_study(run))
+
+    def detectors(self, config: Config, run: Run) -> Sequence[str]:
+        """The one under study and the control."""
+        return list(config.images)
+
+    def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
+        """Detector by detector, variant by variant, image by image."""
+        for name, variant, shared in _places(config, infos):
+            what = (name, variant)
+            yield Unit(shared, ({},), what, f"{name}, {variant.assumption}: {variant.label}")
+
+    def measure(self, config: Config, unit: Unit, run: Run) -> Iterator[Record]:
+        """One attack on one image."""
+        name, variant = unit.what
+        detector = _pyramid(run, name, variant.scales) if variant.scales else run.load(name)
+        yield _attack_image(detector, variant, unit.shared["image"])
+
+    def tabulated(
+        self, config: Config, records: Sequence[Record], infos: Infos
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        """ASR and logit drop of each variant; variants that differ in name alone are of the same records."""
+        done = {tuple(r[k] for k in self.key): r for r in records}
+        places = ((variant, tuple(shared[k] for k in self.key)) for _, variant, shared in _places(config, infos))
+        measured = [(variant, done[place]) for variant, place in places if place in done]
+        return list(_rows(measured, self.seed)), {"variants": len(ledger())}
+
+    def dataset(self, config: Config, records: Sequence[Record]) -> Dataset:
+        """The grids that were drawn."""
+        most = max(config.images.values())
+        return Dataset("LFW faces on grids", digest("9 faces at 40 px"), most, 9 * most)
+
+
+def _places(config: Config, infos: Infos) -> Iterator[tuple[str, Variant, Record]]:
+    """Each detector's name, variant and image, with the entries by which its record is known.
+
+    The fingerprint is the same for variants that differ in name alone, such as the defaults: they are measured once.
+    """
+    for name in infos:
+        images = config.images[name]
         for variant in ledger():
+            nameless = replace(variant, assumption="", label="", default=False)
+            fingerprint = digest([nameless, infos[name].sha256, infos[name].options])
             for image in range(images):
-                loaded = detectors[name]
-                entries = {"config": _fingerprint(variant, loaded), "detector": loaded.name, "image": image}
-                yield name, variant, entries
+                yield name, variant, {"config": fingerprint, "detector": infos[name].name, "image": image}
 
 
-def run(config: Config, detectors: Mapping[str, Detector], records: Records) -> None:
-    """Measures whatever is not recorded yet."""
-
-    @cache
-    def at(name: str, scales: tuple[float, ...]) -> Detector:
-        """The detector, or its pyramid; one object for all images, since its ERF is measured once for each object."""
-        return Pyramid(detectors[name], scales) if scales else detectors[name]
-
-    with records.writing():
-        for name, variant, unit in tqdm(list(units(config, detectors)), desc=EXPERIMENT, unit="image", disable=None):
-            if not records.has(unit):
-                records.add(unit | _attack_image(at(name, variant.scales), variant, unit["image"]))
-
-
-def summarise(
-    config: Config, detectors: Mapping[str, Detector], records: Records, profile: str, path: Path, seed: int = 0
-) -> Path:
-    """Computes the table from the records and writes the results file; returns it.
-
-    Args:
-        config: what was measured.
-        detectors: by the names in ``config``.
-        records: of it.
-        profile: as the file names it.
-        path: of the results file.
-        seed: of the bootstrap.
-    """
-    done = {records.unit(r): r for r in records}
-    wanted = [(variant, records.unit(unit)) for _, variant, unit in units(config, detectors)]
-    measured = [(variant, unit) for variant, unit in wanted if unit in done]
-    most = max(config.images.values())
-    return write_results(
-        path,
-        experiment=EXPERIMENT,
-        profile=profile,
-        config=config,
-        rows=list(_rows([(variant, done[unit]) for variant, unit in measured], seed)),
-        reported=[],
-        summary={"variants": len(ledger())},
-        detectors=[d.info for d in detectors.values()],
-        dataset=Dataset("LFW faces on grids", digest("9 faces at 40 px"), most, 9 * most),
-        seed=seed,
-        seconds=sum(done[unit]["seconds"] for unit in {unit for _, unit in measured}),
-    )
-
-
-def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
-    """Measures whatever is not recorded yet and writes the results; returns the results file.
-
-    Raises:
-        UnknownName: no such profile.
-    """
-    config = config_for(profile, detector)
-    path = results_path(EXPERIMENT, profile)
-    records = Records(path.with_suffix(".records.jsonl"), KEY)
-    detectors = {name: load_detector(name, device=device) for name in config.images}
-    run(config, detectors, records)
-    return summarise(config, detectors, records, profile, path)
-
-
-def _fingerprint(variant: Variant, detector: Detector) -> str:
-    """The same for variants that differ in name alone, such as the defaults: they are measured once."""
-    return digest(
-        [replace(variant, assumption="", label="", default=False), detector.weights_sha256, detector.extra_repr()]
-    )
+@cache
+def _pyramid(run: Run, name: str, scales: tuple[float, ...]) -> Detector:
+    """One object for all images, since its ERF is measured once for each object."""
+    return Pyramid(run.load(name), scales)
 
 
 def _attack_image(detector: Detector, variant: Variant, seed: int) -> dict[str, Any]:
@@ -229,8 +203,8 @@ def _attack_image(detector: Detector, variant: Variant, seed: int) -> dict[str, 
     return {"hits": hits, "total": total, "drops": [round(d, 4) for d in drops], "seconds": round(watch.seconds, 3)}
 
 
-def _rows(measured: list[tuple[Variant, dict[str, Any]]], seed: int) -> Iterator[dict[str, Any]]:
-    groups: dict[tuple[str, str, str], list[tuple[Variant, dict[str, Any]]]] = {}
+def _rows(measured: Sequence[tuple[Variant, Record]], seed: int) -> Iterator[Record]:
+    groups: dict[tuple[str, str, str], list[tuple[Variant, Record]]] = {}
     for variant, record in measured:
         groups.setdefault((record["detector"], variant.assumption, variant.label), []).append((variant, record))
     for (detector, assumption, label), images in groups.items():
@@ -249,19 +223,3 @@ def _rows(measured: list[tuple[Variant, dict[str, Any]]], seed: int) -> Iterator
         }
         for metric, e in estimates.items():
             yield shared | {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n}
-
-
-def main(
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
-    detector: Annotated[str, typer.Option(help="Its name, or package.module:factory.")] = "hr-mini",
-    device: Annotated[str, typer.Option(help="Where it runs.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="Of torch; 0 for its own choice.")] = 0,
-) -> None:
-    """Measures every variant of the ledger, or goes on with it."""
-    if threads:
-        torch.set_num_threads(threads)
-    typer.echo(measure(profile, detector, device=device))
-
-
-if __name__ == "__main__":
-    typer.run(main)

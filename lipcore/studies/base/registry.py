@@ -15,6 +15,13 @@ STUDIES = {
     "theory": "lipcore.studies.theory.study:Theory",
     "verdicts": "lipcore.studies.verdicts.study:Verdicts",
     "mechanism": "lipcore.studies.mechanism.study:Mechanism",
+    "wider_attack": "lipcore.studies.benchmarks.wider_attack:WiderAttack",
+    "fddb_attack": "lipcore.studies.benchmarks.wider_attack:FddbAttack",
+    "crowds": "lipcore.studies.benchmarks.wider_attack:CrowdsAttack",
+    "transfer": "lipcore.studies.benchmarks.transfer:Transfer",
+    "coco_attack": "lipcore.studies.benchmarks.coco_attack:CocoAttack",
+    "assumptions": "lipcore.studies.assumptions.study:Assumptions",
+    "lip_tolerance": "lipcore.studies.cost.lip_tolerance:Tolerance",
 }
 
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from lipcore.detectors import Detector, load_detector
 from lipcore.detectors.weights import sha256
-from lipcore.errors import LipcoreError, UnknownName, WeightsError
+from lipcore.errors import DataError, LipcoreError, UnknownName
 from lipcore.results import (
     Dataset,
     DetectorInfo,
@@ -47,6 +47,7 @@ from lipcore.studies.base.workers import Workers
 Record = dict[str, Any]
 Infos = Mapping[str, DetectorInfo]
 Config = TypeVar("Config")
+Found = TypeVar("Found")
 PROFILES = ("quick", "full")
 
 
@@ -60,6 +61,8 @@ class Run:
         weights: of that detector, if not those registered.
         device: where detectors run, as torch names it.
         data: the folder of the images, if not where LIPCORE_DATA says.
+        only: measure with this one of the study's detectors alone; "" for all. The table has all.
+        part: measure only the parts whose name contains this; see :meth:`Runnable.estimate`.
         workers: who does the work.
     """
 
@@ -68,11 +71,21 @@ class Run:
     weights: Path | None = None
     device: str = "cpu"
     data: Path | None = None
+    only: str = ""
+    part: str = ""
     workers: Workers = field(default_factory=Workers)
 
     def load(self, name: str) -> Detector:
         """A detector by name; the same object each time in one process."""
         return _loaded(name, self.weights if name == self.detector else None, self.device)
+
+    def has(self, name: str) -> bool:
+        """Whether that detector can be loaded."""
+        try:
+            self.load(name)
+        except LipcoreError:
+            return False
+        return True
 
 
 @cache
@@ -161,7 +174,8 @@ class Study(Runnable, Generic[Config]):
         """Names of the detectors, the one under study first."""
 
     def optional(self, config: Config) -> Sequence[str]:
-        """Those of :meth:`detectors` that are left out, and said to be, where their weights are not at hand."""
+        """Those of :meth:`detectors` that may lack their weights: they stay in the table by their records, if there are
+        any in the results file, and are otherwise left out, which is said."""
         return ()
 
     @abstractmethod
@@ -217,8 +231,8 @@ class Study(Runnable, Generic[Config]):
             variant = f"{variant or run.detector}-{sha256(run.weights)[:8]}"
         return results_path(self.name, run.profile, variant)
 
-    def of_profile(self, run: Run, profiles: Mapping[str, Config]) -> Config:
-        """The configuration of the profile that is asked for.
+    def of_profile(self, run: Run, profiles: Mapping[str, Found]) -> Found:
+        """What belongs to the profile that is asked for.
 
         Raises:
             UnknownName: there is none; the message lists those there are.
@@ -232,7 +246,14 @@ class Study(Runnable, Generic[Config]):
         run = replace(run, detector=self.under_study(run))
         config, records = self.config(run), self.records(run)
         infos = self.infos(config, run, load=True)
-        self.complete(config, infos, records, run)
+        try:
+            todo = list(self.todo(config, infos, records, run))
+        except DataError as error:
+            if run.data is not None or not len(records):
+                raise
+            tqdm.write(f"{self.name}: {error}; the table is of the records there are")
+            todo = []
+        self.complete(config, todo, records, run)
         return self.summarise(config, infos, records, run)
 
     def table(self, run: Run) -> Path:
@@ -265,19 +286,26 @@ class Study(Runnable, Generic[Config]):
                 continue
             try:
                 found[name] = run.load(name).info
-            except WeightsError as error:
+            except LipcoreError as error:
+                if name not in self.optional(config):
+                    raise
                 if name in stored:
                     found[name] = stored[name]
-                elif name in self.optional(config):
-                    tqdm.write(f"{self.name}: {name} is left out: {error}")
                 else:
-                    raise
+                    tqdm.write(f"{self.name}: {name} is left out: {error}")
+        if not found:
+            raise DataError(f"{self.name} has no detector: none of {', '.join(self.detectors(config, run))} is at hand")
         return found
 
     def todo(self, config: Config, infos: Infos, records: Records, run: Run) -> Iterator[Unit]:
         """The units that are not recorded yet, each with the records that it lacks, and each record once."""
+        if run.only and run.only not in infos:
+            raise UnknownName("detector of this study", run.only, infos)
+        here = {n: i for n, i in infos.items() if (run.only in ("", n)) and run.has(n)}
         planned: set[tuple[Any, ...]] = set()
-        for unit in self.units(config, infos, run):
+        for unit in self.units(config, here, run):
+            if run.part not in unit.part:
+                continue
             lacking = []
             for want in unit.wanted:
                 entries = unit.shared | want
@@ -287,11 +315,10 @@ class Study(Runnable, Generic[Config]):
             if lacking:
                 yield replace(unit, wanted=tuple(lacking))
 
-    def complete(self, config: Config, infos: Infos, records: Records, run: Run) -> None:
-        """Measures whatever is not recorded yet; only this process writes."""
+    def complete(self, config: Config, todo: Sequence[Unit], records: Records, run: Run) -> None:
+        """Measures the units of ``todo``; only this process writes."""
         if run.workers.threads:
             torch.set_num_threads(run.workers.threads)
-        todo = list(self.todo(config, infos, records, run))
         total = sum(len(unit.wanted) for unit in todo)
         with records.writing(), tqdm(total=total, desc=self.name, unit=self.unit, disable=None) as bar:
             for unit, made in run.workers.each(partial(_measured, self, config, run), todo):

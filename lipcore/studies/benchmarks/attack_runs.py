@@ -9,31 +9,27 @@ all perturbations of one image are done before the next image.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.presets import preset
 from lipcore.attacks.targets import Instance, Matching, find_instances
 from lipcore.attacks.updates import update_rule
-from lipcore.detectors import Detector, Responses, load_detector
+from lipcore.detectors import Detector, Responses
 from lipcore.images import quantise
-from lipcore.known_fields import erf_of
 from lipcore.metrics.success import visibility
-from lipcore.receptive_field import Erf
-from lipcore.results import Stopwatch, digest
+from lipcore.results import Dataset, DetectorInfo, Stopwatch, digest
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, rounded
-from lipcore.studies.base.workers import in_processes
-from lipcore.studies.benchmarks.images import Item, fit, truth
+from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
+from lipcore.studies.benchmarks.images import Item, fit, load_items, truth
 
 KEY = ("config", "detector", "image", "perturbation", "update", "epsilon")
 #: The clean image among the perturbations.
@@ -56,9 +52,9 @@ class Settings:
     least: float = 0.02
     most: int = 750
 
-    def fingerprint(self, detector: Detector) -> str:
-        """Changes with all that a record of ``detector`` depends on besides its own unit."""
-        return digest([self, detector.weights_sha256, detector.extra_repr()])
+    def fingerprint(self, info: DetectorInfo) -> str:
+        """Changes with all that a record of a detector depends on besides its own unit."""
+        return digest([self, info.sha256, info.options])
 
 
 @dataclass(frozen=True)
@@ -77,18 +73,29 @@ class Part:
     perturbations: tuple[str, ...]
     share: float = 1.0
 
+    @property
+    def name(self) -> str:
+        """As an estimate prints it."""
+        return f"{self.update}, epsilon {self.epsilon:g}"
+
     def images(self, names: Sequence[str]) -> list[str]:
         """Those of ``names``, in :func:`ordered` order, that this part covers."""
         return list(names[: -(-round(self.share * 1000) * len(names) // 1000)])
 
 
-@dataclass(frozen=True)
-class Task:
-    """Attacks on one image that are still to be done, each as (perturbation, update, epsilon)."""
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What an attack study measures.
 
-    name: str
-    item: Item
-    attacks: tuple[tuple[str, str, float], ...]
+    Attributes:
+        detectors: their names, the one under study first.
+        parts: with their settings, in the order wanted.
+        title: of the images.
+    """
+
+    detectors: tuple[str, ...]
+    parts: tuple[tuple[Settings, Part], ...]
+    title: str
 
 
 def ordered(names: Sequence[str]) -> list[str]:
@@ -96,101 +103,69 @@ def ordered(names: Sequence[str]) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
-def unit(name: str, attack: tuple[str, str, float]) -> dict[str, Any]:
-    """The entries of a record that say which image and which attack it is of."""
-    perturbation, update, epsilon = attack if attack[0] != NONE else (NONE, NONE, 0.0)
-    return {"image": name, "perturbation": perturbation, "update": update, "epsilon": epsilon}
-
-
-def tasks(items: dict[str, Item], parts: Sequence[Part], done: Records, shared: dict[str, Any]) -> list[Task]:
-    """What is to be done, part by part and image by image, less what is recorded.
-
-    Args:
-        items: the images by name.
-        parts: in the order wanted.
-        done: the records there are.
-        shared: the entries of a unit that are the same for all: configuration and detector.
-    """
-    names = ordered(list(items))
-    planned: set[tuple[Any, ...]] = set()
-    found = []
-    for part in parts:
-        for name in part.images(names):
-            missing = []
-            for perturbation in part.perturbations:
-                attack = (perturbation, part.update, part.epsilon)
-                entries = shared | unit(name, attack)
-                key = done.unit(entries)
-                if not done.has(entries) and key not in planned:
-                    planned.add(key)
-                    missing.append(attack)
-            if missing:
-                found.append(Task(name, items[name], tuple(missing)))
-    return found
-
-
-def attack_image(settings: Settings, detector: Detector, erf: Erf, task: Task) -> Iterator[dict[str, Any]]:
-    """One record for each attack of a task. The image's own detections are the faces attacked, not its ground truth."""
+def attack_image(
+    settings: Settings, detector: Detector, item: Item, attacks: Iterable[tuple[str, str, float]]
+) -> Iterator[Record]:
+    """What a record holds of each attack. The image's own detections are the faces attacked, not its ground truth."""
     yield from attacked_records(
         settings,
         detector,
-        erf,
-        task,
+        item,
+        attacks,
         find=lambda clean: find_instances(detector, clean, settings.matching),
-        keep=lambda responses: detections(settings, detector, responses, task.item),
-        known=lambda image: {"size": list(image.shape[2:]), "truth": truth(task.item)},
+        keep=lambda responses: detections(settings, detector, responses, item),
+        known=lambda image: {"size": list(image.shape[2:]), "truth": truth(item)},
     )
 
 
 def attacked_records(
     settings: Settings,
     detector: Detector,
-    erf: Erf,
-    task: Task,
+    item: Item,
+    attacks: Iterable[tuple[str, str, float]],
     *,
     find: Callable[[Responses], list[Instance]],
-    keep: Callable[[Responses], dict[str, Any]],
-    known: Callable[[Tensor], dict[str, Any]],
-) -> Iterator[dict[str, Any]]:
-    """One record for each attack of a task, of any benchmark.
+    keep: Callable[[Responses], Record],
+    known: Callable[[Tensor], Record],
+) -> Iterator[Record]:
+    """What a record holds of each attack on one image, of any benchmark.
 
     A perturbation of the instances leaves an image without any as it is.
 
     Args:
         settings: see there.
         detector: under attack, and measured.
-        erf: its receptive field, measured once.
-        task: which image, and which attacks.
+        item: the image.
+        attacks: as (perturbation, update, epsilon).
         find: the instances, from the responses to the clean image.
         keep: what a record holds of the responses to an attacked image.
         known: what the record of the clean image holds besides.
     """
-    image = torch.from_numpy(task.item.read()).permute(2, 0, 1)[None].float().to(detector.device)
+    image = torch.from_numpy(item.read()).permute(2, 0, 1)[None].float().to(detector.device)
     with torch.no_grad():
         clean = detector(image)
     instances = find(clean)
-    for attack in task.attacks:
+    for attack in attacks:
         watch = Stopwatch()
-        attacked = perturbed(settings, detector, erf, image, instances, attack)
+        attacked = perturbed(settings, detector, image, instances, attack)
         if attacked is image:
             responses = clean
         else:
             with torch.no_grad():
                 responses = detector(attacked)
         yield {
-            **unit(task.name, attack),
             "instances": len(instances),
             **keep(responses),
             **distances(image, attacked),
             **(known(image) if attack[0] == NONE else {}),
             "seconds": round(watch.seconds, 2),
+            "device": detector.info.device,
         }
 
 
 def perturbed(
     settings: Settings,
     detector: Detector,
-    erf: Erf,
     image: Tensor,
     instances: Sequence[Instance],
     attack: tuple[str, str, float],
@@ -200,7 +175,7 @@ def perturbed(
     if name == NONE or (preset(name).needs_instances and not instances):
         return image
     made = Attack(name, update_rule(update, epsilon), settings.matching, settings.extent)
-    return quantise(made(detector, image, instances=instances, erf=erf).image)
+    return quantise(made(detector, image, instances=instances).image)
 
 
 def detections(settings: Settings, detector: Detector, responses: Responses, item: Item) -> dict[str, Any]:
@@ -233,139 +208,77 @@ def distances(image: Tensor, attacked: Tensor) -> dict[str, float | None]:
     }
 
 
-def device_name(detector: Detector) -> str:
-    """Where it runs, as records name it: ``"cpu"``, or the card's name."""
-    device = detector.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Who does the work.
+class Attacks(Study[Config]):
+    """Every preset on the images of a benchmark; a subclass says which.
 
     Attributes:
-        detector: its name, as :func:`lipcore.detectors.load_detector` takes it.
-        weights: its weights' path, or None.
-        device: where the detector runs.
-        jobs: processes; 1 does everything in this one.
-        threads: of torch, in each process; 0 leaves torch's own choice.
+        datasets: profile -> dataset, one of :data:`lipcore.studies.benchmarks.images.DATASETS`.
     """
 
-    detector: str
-    weights: Path | None = None
-    device: str = "cpu"
-    jobs: int = 1
-    threads: int = 0
+    key = KEY
+    unit = "attack"
+    datasets: ClassVar[Mapping[str, str]]
 
-    def load(self) -> Detector:
-        """The detector, with the threads set."""
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        return load_detector(self.detector, self.weights, self.device)
+    def detectors(self, config: Config, run: Run) -> Sequence[str]:
+        """See :class:`Config`."""
+        return config.detectors
 
+    def optional(self, config: Config) -> Sequence[str]:
+        """All: what is recorded of each is enough for the table."""
+        return config.detectors
 
-#: Makes the records of a task: :func:`attack_image`, or another benchmark's function at the top of a module.
-AttackImage = Callable[[Any, Detector, Erf, Task], Iterator[dict[str, Any]]]
+    def items(self, run: Run) -> Mapping[str, Any]:
+        """The images by name.
 
+        Raises:
+            DataError: they are not at hand; the message says how to get them.
+        """
+        return load_items(self.datasets[run.profile], run.data)
 
-def run(
-    settings: Settings,
-    items: dict[str, Any],
-    parts: Sequence[Part],
-    path: Path,
-    workers: Workers,
-    attack: AttackImage = attack_image,
-) -> Records:
-    """Does whatever is not recorded yet and appends it to the records; only this process writes.
+    def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
+        """Detector by detector, part by part, image by image, all perturbations of an image before the next image."""
+        items = self.items(run)
+        names = ordered(list(items))
+        for settings, part in config.parts:
+            for name, info in infos.items():
+                shared = {"config": settings.fingerprint(info), "detector": info.name}
+                for image in part.images(names):
+                    wanted = tuple(attacked(p, part.update, part.epsilon) for p in part.perturbations)
+                    what = (name, settings, items[image])
+                    yield Unit(shared | {"image": image}, wanted, what, f"{name}, {part.name}")
 
-    Args:
-        settings: see there.
-        items: the images by name.
-        parts: in the order wanted.
-        path: of the records.
-        workers: see there.
-        attack: makes the records of one image.
+    def measure(self, config: Config, unit: Unit, run: Run) -> Iterator[Record]:
+        """See :func:`attack_image`."""
+        name, settings, item = unit.what
+        attacks = ((w["perturbation"], w["update"], w["epsilon"]) for w in unit.wanted)
+        yield from self.attack(settings, run.load(name), item, attacks)
 
-    Raises:
-        LipcoreError: no such detector, preset or update rule, or an image that cannot be read.
-    """
-    records = Records(path, KEY)
-    detector = workers.load()
-    shared = {"config": settings.fingerprint(detector), "detector": detector.name}
-    todo = tasks(items, parts, records, shared)
-    attacks = sum(len(t.attacks) for t in todo)
-    with records.writing(), tqdm(total=attacks, desc=detector.name, unit="attack", disable=None) as bar:
-        for record in _records_of(settings, detector, todo, workers, attack):
-            records.add(shared | record | {"device": device_name(detector)})
-            bar.update()
-    return records
+    def attack(
+        self, settings: Any, detector: Detector, item: Any, attacks: Iterable[tuple[str, str, float]]
+    ) -> Iterator[Record]:
+        """What a record holds of each attack on one image."""
+        yield from attack_image(settings, detector, item, attacks)
 
+    def used(self, config: Config, infos: Infos, records: Records, run: Run) -> list[Record]:
+        """All of the configuration, whatever images are at hand."""
+        current = {(info.name, settings.fingerprint(info)) for info in infos.values() for settings, _ in config.parts}
+        return [r for r in records if (r["detector"], r["config"]) in current]
 
-def _records_of(
-    settings: Settings, detector: Detector, todo: Sequence[Task], workers: Workers, attack: AttackImage
-) -> Iterator[dict[str, Any]]:
-    """The records of all tasks: from this process one by one, from others image by image as they come."""
-    if not todo:
-        return
-    erf = erf_of(detector)
-    if workers.jobs == 1:
-        for task in todo:
-            yield from attack(settings, detector, erf, task)
-        return
-    given = (attack, settings, replace(workers, threads=0), erf)
-    for done in in_processes(_work, todo, workers.jobs, start=_start, arguments=given, threads=workers.threads):
-        yield from done
+    def dataset(self, config: Config, records: Sequence[Record]) -> Dataset:
+        """Those of which the clean image is recorded."""
+        clean = {r["image"]: r["truth"] for r in records if r["perturbation"] == NONE}
+        faces = sum(len(t["heights"]) for t in clean.values())
+        return Dataset(config.title, digest(sorted(clean.items())), len(clean), faces)
+
+    def alike(self, config: Config, record: Record) -> Sequence[tuple[Hashable, float]]:
+        """Those of the same detector and perturbation; a step costs alike."""
+        name = record["perturbation"]
+        steps = 1 if name == NONE else update_rule(record["update"], record["epsilon"]).steps
+        return [((record["config"], record["detector"], name), steps)]
 
 
-_WORKER: list[tuple[AttackImage, Settings, Detector, Erf]] = []
-
-
-def _start(attack: AttackImage, settings: Settings, workers: Workers, erf: Erf) -> None:
-    _WORKER[:] = [(attack, settings, workers.load(), erf)]
-
-
-def _work(task: Task) -> list[dict[str, Any]]:
-    attack, settings, detector, erf = _WORKER[0]
-    return list(attack(settings, detector, erf, task))
-
-
-def minutes(
-    settings: Settings,
-    items: dict[str, Any],
-    parts: Sequence[Part],
-    path: Path,
-    workers: Workers,
-    attack: AttackImage = attack_image,
-) -> Iterator[tuple[Part, int, float]]:
-    """What each part will take, from the records' own seconds or, where there are none, from one attack each.
-
-    Yields:
-        The part, the attacks it still needs, and minutes on one process.
-    """
-    records = Records(path, KEY)
-    detector = workers.load()
-    shared = {"config": settings.fingerprint(detector), "detector": detector.name}
-    todo = {part: tasks(items, [part], records, shared) for part in parts}
-    names = ordered(list(items))
-    sizes = {name: items[name].path.stat().st_size for name in names}
-    middle = sorted(names, key=lambda name: sizes[name])[len(names) // 2]
-    cost: dict[str, float] = {}
-
-    def seconds(strength: tuple[str, str, float]) -> float:
-        """Of one attack: a step's seconds times its steps."""
-        name, update, epsilon = strength
-        if name not in cost:
-            known = [
-                r["seconds"] / max(1, update_rule(r["update"], r["epsilon"]).steps if name != NONE else 1)
-                for r in records
-                if r["perturbation"] == name and {k: r[k] for k in shared} == shared
-            ]
-            if not known:
-                task = Task(middle, items[middle], ((name, "i-fgsm", 2.0),))
-                known = [r["seconds"] / 3 for r in attack(settings, detector, erf_of(detector), task)]
-            cost[name] = sum(known) / len(known)
-        return cost[name] * (update_rule(update, epsilon).steps if name != NONE else 1)
-
-    for part, missing in todo.items():
-        strengths = [strength for task in missing for strength in task.attacks]
-        yield part, len(strengths), sum(map(seconds, strengths)) / 60
+def attacked(perturbation: str, update: str, epsilon: float) -> Record:
+    """The entries of a record that say which attack it is of; the clean image is one for all strengths."""
+    if perturbation == NONE:
+        update, epsilon = NONE, 0.0
+    return {"perturbation": perturbation, "update": update, "epsilon": epsilon}

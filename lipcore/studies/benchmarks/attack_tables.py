@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from lipcore.detectors import Detector, Responses, load_detector, weights
-from lipcore.errors import WeightsError
 from lipcore.metrics.fddb import KINDS, N_IMAGES, FddbResult, evaluate_overlaps
 from lipcore.metrics.intervals import Estimate, ratio_of_means, share
 from lipcore.metrics.wider import MatchedImage, WiderResult, bootstrap_weights, evaluate_matched
@@ -40,69 +35,6 @@ COUNTS = (1, 2, 4, 8, 16, np.inf)
 #: Where FDDB's curves are read: false positives for the complete set, fewer in proportion on fewer images.
 FALSE_POSITIVES = (100.0, 1000.0)
 DRAWS = 1000
-
-
-class Absent(Detector):
-    """Stands in a table for a detector whose weights are not at hand: its records hold all that a table needs.
-
-    Args:
-        name: as records have it.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.name = name
-        self.weights_sha256 = weights.registry()[name].identity
-        self.nowhere = nn.Parameter(torch.empty(0))  # a results file asks every detector for its device
-        self.freeze()
-
-    def respond(self, images: Tensor) -> Responses:
-        """There is no answer.
-
-        Raises:
-            WeightsError: always.
-        """
-        raise WeightsError(f"the weights of {self.name!r} are not on this machine")
-
-    def extra_repr(self) -> str:
-        """Only where what is said of it comes from."""
-        return f"name={self.name!r}, from its records"
-
-
-def at_hand(name: str, recorded: Collection[str], given: Path | None = None, device: str = "cpu") -> Detector:
-    """The detector or, where its weights are not on this machine but it has records, :class:`Absent`.
-
-    Args:
-        name: as :func:`lipcore.detectors.load_detector` takes it.
-        recorded: the names of the detectors that have records.
-        given: its weights' path, or None.
-        device: where to put it.
-
-    Raises:
-        LipcoreError: there is no such detector, or neither weights nor records of it.
-    """
-    try:
-        return load_detector(name, given, device)
-    except WeightsError:
-        if given is not None or name not in recorded:
-            raise
-        return Absent(name)
-
-
-def all_at_hand(names: Sequence[str], recorded: Collection[str], device: str = "cpu") -> dict[str, Detector]:
-    """:func:`at_hand` by name, without those that are not here and have no records; the first must be.
-
-    Raises:
-        LipcoreError: see :func:`at_hand`.
-    """
-    found = {}
-    for name in names:
-        try:
-            found[name] = at_hand(name, recorded, device=device)
-        except WeightsError:
-            if name == names[0]:
-                raise
-    return found
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,4 @@
 """Beyond faces: region proposals on COCO under every perturbation (C6).
-
-::
-
-    python -m lipcore.studies.benchmarks.coco_attack --estimate
-    python -m lipcore.studies.benchmarks.coco_attack --jobs 2 --threads 1
-    python -m lipcore.studies.benchmarks.coco_attack --table
-
 The real images come from LIPCORE_DATA or ``--data``; the ``quick`` profile runs on generated scenes instead, written in
 COCO's format and read by the same loader. A record holds the best 100 proposals of an image and how they match its
 objects, so that tables are computed from records alone.
@@ -13,14 +6,13 @@ objects, so that tables are computed from records alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import typer
 from numpy.typing import ArrayLike
 
 from lipcore.attacks.targets import Instance, match_targets
@@ -30,18 +22,16 @@ from lipcore.datasets.locations import find_dataset
 from lipcore.datasets.synthetic import Crowd
 from lipcore.detectors import Detections, Detector, Responses, load_detector
 from lipcore.detectors.rpn import Proposals
-from lipcore.errors import DataError, LipcoreError, UnknownName
+from lipcore.errors import DataError, LipcoreError
 from lipcore.metrics.coco import match
 from lipcore.paths import ROOT
-from lipcore.receptive_field import Erf
-from lipcore.results import Dataset, digest, poster, results_path, write_results
+from lipcore.results import Dataset, digest
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, rounded
-from lipcore.studies.benchmarks import attack_runs
-from lipcore.studies.benchmarks.attack_runs import KEY, NONE, Part, Settings, Task, Workers, attacked_records, minutes
+from lipcore.studies.base.study import Infos, Record, Run
+from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Config, Part, Settings, attacked_records
 from lipcore.studies.benchmarks.coco_table import ABLATION, rows, summary
 
-EXPERIMENT = "coco_attack"
 #: In the order in which an image gets them.
 PERTURBATIONS = (NONE, "random", "imp", "lp-w", "imp-i", "lp", "lip-a", "lip-h")
 EPSILONS = (8.0, 4.0, 2.0, 16.0)
@@ -99,14 +89,15 @@ def find_targets(
     ]
 
 
-def attack_image(settings: CocoSettings, detector: Proposals, erf: Erf, task: Task) -> Iterator[dict[str, Any]]:
-    """One record for each attack of a task; see :func:`lipcore.studies.benchmarks.attack_runs.attacked_records`."""
-    item: Any = task.item
+def attack_image(
+    settings: CocoSettings, detector: Proposals, item: Any, attacks: Iterable[tuple[str, str, float]]
+) -> Iterator[Record]:
+    """What a record holds of each attack; see :func:`lipcore.studies.benchmarks.attack_runs.attacked_records`."""
     yield from attacked_records(
         settings,
         detector,
-        erf,
-        task,
+        item,
+        attacks,
         find=lambda clean: find_targets(settings, item, clean, _best(settings, detector, clean)),
         keep=lambda responses: proposed(_best(settings, detector, responses), responses, item),
         known=lambda _: {"truth": truth(item), "baselines": baselines(item)},
@@ -163,6 +154,89 @@ def truth(item: CocoImage) -> dict[str, Any]:
     return {"sides": [round(s, 1) for s in np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)).tolist()]}
 
 
+def check(detector: Detector) -> Proposals:
+    """Refuses a detector that proposes no regions.
+
+    Raises:
+        LipcoreError: it is another kind.
+    """
+    if not isinstance(detector, Proposals):
+        raise LipcoreError(f"{detector.name!r} is no region proposal network; valid: rpn, rpn-mini, or one of your own")
+    return detector
+
+
+#: Strengths of a profile, in the order wanted.
+PARTS = {
+    "quick": (Part("i-fgsm", 4.0, PERTURBATIONS),),
+    "full": tuple(Part("i-fgsm", epsilon, PERTURBATIONS) for epsilon in EPSILONS),
+}
+WITHOUT_TRUTH = Part("i-fgsm", 4.0, (NONE, "imp-i", "lp", "lip-a"))
+
+
+class CocoAttack(Attacks):
+    """Region proposals on COCO, or on generated scenes."""
+
+    name = "coco_attack"
+    title = "region proposals on COCO under every perturbation (C6)"
+    own_detector = "rpn-mini"
+    poster_table = "coco"
+    datasets: ClassVar[Mapping[str, str]] = {"quick": "generated scenes", "full": "COCO val2017"}
+
+    def config(self, run: Run) -> Config:
+        """Objects at every strength, then the ablation that attacks the best proposals."""
+        parts = self.of_profile(run, PARTS)
+        own = tuple((VARIANTS["objects"], part) for part in parts)
+        title = self.datasets[run.profile]
+        return Config(
+            detectors=(self.under_study(run),), parts=(*own, (VARIANTS[ABLATION], WITHOUT_TRUTH)), title=title
+        )
+
+    def items(self, run: Run) -> Mapping[str, Any]:
+        """The images by name: generated scenes in the quick profile.
+
+        Raises:
+            DataError: COCO is not at hand; the message says how to get it.
+            LipcoreError: the detector is no region proposal network.
+        """
+        check(run.load(run.detector))
+        return load_items(run.profile, run.data)
+
+    def attack(
+        self, settings: Any, detector: Detector, item: Any, attacks: Iterable[tuple[str, str, float]]
+    ) -> Iterator[Record]:
+        """See :func:`attack_image`."""
+        yield from attack_image(settings, check(detector), item, attacks)
+
+    def tabulated(
+        self, config: Config, records: Sequence[Record], infos: Infos
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        """See :mod:`lipcore.studies.benchmarks.coco_table`."""
+        used = {
+            (name, variant): [r for r in records if (r["detector"], r["config"]) == (name, fingerprint)]
+            for name, by in _configs(infos).items()
+            for variant, fingerprint in by.items()
+        }
+        table = list(rows(used))
+        if not table:
+            raise DataError(f"no image of COCO has all of {', '.join(PERTURBATIONS)} done; run what is missing")
+        return table, summary(table, next(iter(infos.values())).name)
+
+    def described(self, config: Config, infos: Infos, records: Records) -> Any:
+        """The records may grow while a run goes on: the table is of the first so many lines."""
+        known = {"perturbations": PERTURBATIONS, "records": _configs(infos), "lines": records.lines}
+        return {"settings": VARIANTS, **known}
+
+    def dataset(self, config: Config, records: Sequence[Record]) -> Dataset:
+        """Those of which the clean image is recorded."""
+        clean = {r["image"]: [*r["truth"]["sides"]] for r in records if r["perturbation"] == NONE}
+        objects = sum(len(sides) for sides in clean.values())
+        return Dataset(config.title, digest(sorted(clean.items())), len(clean), objects)
+
+
+def _configs(infos: Infos) -> dict[str, dict[str, str]]:
+    return {i.name: {v: s.fingerprint(i) for v, s in VARIANTS.items()} for i in infos.values()}
+
+
 def load_items(profile: str, given: Path | None = None) -> dict[str, Any]:
     """The images by name: generated scenes in the quick profile.
 
@@ -179,141 +253,6 @@ def load_items(profile: str, given: Path | None = None) -> dict[str, Any]:
     return {image.name: image for image in load_coco(find_dataset("coco", given))}
 
 
-def parts_of(profile: str, variant: str = "objects") -> tuple[Part, ...]:
-    """What a profile runs.
-
-    Raises:
-        UnknownName: no such profile or variant.
-    """
-    if profile not in ("quick", "full"):
-        raise UnknownName("profile", profile, ("quick", "full"))
-    if variant not in VARIANTS:
-        raise UnknownName("variant", variant, VARIANTS)
-    if variant == ABLATION:
-        return (Part("i-fgsm", 4.0, (NONE, "imp-i", "lp", "lip-a")),)
-    return tuple(Part("i-fgsm", e, PERTURBATIONS) for e in (EPSILONS if profile == "full" else (4.0,)))
-
-
-def run(profile: str, variant: str, workers: Workers, given: Path | None = None) -> Records:
-    """Does whatever of a profile and variant is not recorded yet.
-
-    Raises:
-        DataError: COCO is not at hand.
-        LipcoreError: the detector is no region proposal network.
-    """
-    check(load_detector(workers.detector, workers.weights))
-    items = load_items(profile, given)
-    path = results_path(EXPERIMENT, profile).with_suffix(".records.jsonl")
-    attack: Any = attack_image
-    return attack_runs.run(VARIANTS[variant], items, parts_of(profile, variant), path, workers, attack)
-
-
-def check(detector: Detector) -> Proposals:
-    """Refuses a detector that proposes no regions.
-
-    Raises:
-        LipcoreError: it is another kind.
-    """
-    if not isinstance(detector, Proposals):
-        raise LipcoreError(f"{detector.name!r} is no region proposal network; valid: rpn, rpn-mini, or one of your own")
-    return detector
-
-
-def summarise(profile: str, detectors: Sequence[Detector], records: Records, path: Path | None = None) -> Path:
-    """Computes the table and its verdict from the records, and writes the results file.
-
-    Args:
-        profile: as the file names it.
-        detectors: those to be in the table; the first is the one under study.
-        records: of any; those of the default settings and of the ablation are used.
-        path: of the results file; ``results/<profile>/coco_attack.json`` by default.
-
-    Raises:
-        DataError: no image has all perturbations done.
-    """
-    settings = {d.name: {v: s.fingerprint(d) for v, s in VARIANTS.items()} for d in detectors}
-    used = {
-        (name, variant): [r for r in records if (r["detector"], r["config"]) == (name, config)]
-        for name, by in settings.items()
-        for variant, config in by.items()
-    }
-    table = list(rows(used))
-    if not table:
-        raise DataError(f"no image of COCO has all of {', '.join(PERTURBATIONS)} done; run the attacks first")
-    clean = {r["image"]: [*r["truth"]["sides"]] for group in used.values() for r in group if r["perturbation"] == NONE}
-    return write_results(
-        path or results_path(EXPERIMENT, profile),
-        experiment=EXPERIMENT,
-        profile=profile,
-        config={"settings": VARIANTS, "perturbations": PERTURBATIONS, "records": settings, "lines": records.lines},
-        rows=table,
-        reported=poster("coco"),
-        summary=summary(table, detectors[0].name),
-        detectors=[d.info for d in detectors],
-        dataset=Dataset(
-            "generated scenes" if profile == "quick" else "COCO val2017",
-            digest(sorted(clean.items())),
-            len(clean),
-            sum(len(sides) for sides in clean.values()),
-        ),
-        seed=0,
-        seconds=sum(r["seconds"] for group in used.values() for r in group),
-    )
-
-
-def measure(profile: str, detector: str = "rpn-mini", *, device: str = "cpu") -> Path:
-    """For the book: runs what is missing and writes the table; returns the results file.
-
-    Where COCO is not at hand, the table is computed from the records there are; a detector that is no region proposal
-    network leaves the page to RPN-mini.
-    """
-    if not isinstance(load_detector(detector), Proposals):
-        detector = "rpn-mini"
-    for variant in VARIANTS:
-        try:
-            run(profile, variant, Workers(detector=detector, device=device))
-        except DataError:
-            if not results_path(EXPERIMENT, profile).with_suffix(".records.jsonl").is_file():
-                raise
-    records = Records(results_path(EXPERIMENT, profile).with_suffix(".records.jsonl"), KEY)
-    return summarise(profile, [load_detector(detector)], records)
-
-
-def main(
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
-    detector: Annotated[
-        str, typer.Option(help="A region proposal network, by name or package.module:factory.")
-    ] = "rpn-mini",
-    weights: Annotated[Path | None, typer.Option(help="Its weights, if not those registered.")] = None,
-    data: Annotated[Path | None, typer.Option(help="COCO's folder; by default where LIPCORE_DATA says.")] = None,
-    variants: Annotated[str, typer.Option(help="Of the instances, comma-separated.")] = ",".join(VARIANTS),
-    device: Annotated[str, typer.Option(help="Where it runs.")] = "cpu",
-    jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
-    threads: Annotated[int, typer.Option(help="Of torch, in each process; 0: its own choice.")] = 0,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Only say how long each part will take.")] = False,
-    table: Annotated[bool, typer.Option("--table", help="Only write the table of what is recorded.")] = False,
-) -> None:
-    """Attacks COCO's images, as far as they are not attacked yet, and writes the table."""
-    workers = Workers(detector=detector, weights=weights, device=device, jobs=jobs, threads=threads)
-    path = results_path(EXPERIMENT, profile).with_suffix(".records.jsonl")
-    try:
-        for variant in variants.split(","):
-            if estimate:
-                attack: Any = attack_image
-                found = minutes(
-                    VARIANTS[variant], load_items(profile, data), parts_of(profile, variant), path, workers, attack
-                )
-                for part, missing, needed in found:
-                    typer.echo(
-                        f"{variant}, epsilon {part.epsilon:g}: {missing} attacks, about {needed / jobs:.0f} minutes"
-                    )
-            elif not table:
-                run(profile, variant, workers, data)
-        if not estimate:
-            typer.echo(summarise(profile, [load_detector(detector, weights)], Records(path, KEY)))
-    except LipcoreError as error:
-        raise SystemExit(f"{EXPERIMENT}: {error}") from error
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def proposing(detector: str) -> str:
+    """``detector`` if it is a region proposal network, else RPN-mini: a page on proposals needs one."""
+    return detector if isinstance(load_detector(detector), Proposals) else CocoAttack.own_detector

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.attacks.updates import update_rule
 from lipcore.datasets.synthetic import Grid, calibration_images
-from lipcore.detectors import Detector, load_detector
-from lipcore.errors import LipcoreError, UnknownName
+from lipcore.detectors import Detector
+from lipcore.errors import UnknownName
 from lipcore.images import quantise
 from lipcore.metrics.intervals import difference, share
 from lipcore.metrics.success import attack_success, found
 from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, measure_erf
-from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
-from lipcore.studies.base.records import Records
-
-EXPERIMENT = "lip_tolerance"
-KEY = ("config", "detector", "epsilon", "image", "tolerance")
+from lipcore.results import Dataset, Stopwatch, digest
+from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,40 +80,64 @@ def config_for(profile: str, detector: str) -> Config:
     return profiles[profile]
 
 
-def loaded(config: Config, device: str = "cpu") -> Iterator[tuple[str, Detector]]:
-    """The detectors that there are, by the names they were asked for."""
-    for name in config.detectors:
-        try:
-            yield name, load_detector(name, device=device)
-        except LipcoreError as error:
-            if name not in config.optional:
-                raise
-            tqdm.write(f"{EXPERIMENT}: {name} is left out: {error}")
+class Tolerance(Study[Config]):
+    """The same attack with several tolerances."""
+
+    name = "lip_tolerance"
+    title = "what LIP's tolerance, which makes a step cheaper, does to its success"
+    key = ("config", "detector", "epsilon", "image", "tolerance")
+    own_detector = "centerface"
+
+    def config(self, run: Run) -> Config:
+        """See :func:`config_for`."""
+        return config_for(run.profile, self.under_study(run))
+
+    def detectors(self, config: Config, run: Run) -> Sequence[str]:
+        """The one under study, the control, and another."""
+        return config.detectors
+
+    def optional(self, config: Config) -> Sequence[str]:
+        """See :class:`Config`."""
+        return config.optional
+
+    def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
+        """Detector by detector, epsilon by epsilon, image by image."""
+        alike = replace(config, detectors=(), optional=(), images=0, tolerances=(), epsilons=())
+        for name, info in infos.items():
+            for epsilon, image in product(config.epsilons, range(config.images)):
+                shared = {"config": self.fingerprint(alike, info), "detector": info.name}
+                wanted = tuple({"tolerance": t} for t in config.tolerances)
+                part = f"{name}, epsilon {epsilon:g}"
+                yield Unit(shared | {"epsilon": epsilon, "image": image}, wanted, name, part)
+
+    def measure(self, config: Config, unit: Unit, run: Run) -> Iterator[Record]:
+        """One attack for each tolerance."""
+        detector, erf = run.load(unit.what), _erf(run, unit.what, config.calibration)
+        for want in unit.wanted:
+            yield _attacked(config, detector, unit.shared["epsilon"], unit.shared["image"], want["tolerance"], erf)
+
+    def tabulated(
+        self, config: Config, records: Sequence[Record], infos: Infos
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        """ASR at each tolerance, and its difference from exact."""
+        return table_of(config, records, [info.name for info in infos.values()])
+
+    def dataset(self, config: Config, records: Sequence[Record]) -> Dataset:
+        """The grids that were drawn."""
+        faces = config.grid.faces * config.images
+        return Dataset("LFW faces on grids", digest([config.grid, config.images]), config.images, faces)
 
 
-def run(config: Config, records_path: Path, *, device: str = "cpu") -> Records:
-    """Attacks what is not recorded yet, one image at a time."""
-    records = Records(records_path, KEY)
-    with records.writing():
-        for _, detector in loaded(config, device):
-            erf: Erf | None = None
-            places = list(product(config.epsilons, range(config.images)))
-            for epsilon, image in tqdm(places, desc=f"{EXPERIMENT}: {detector.name}", unit="image", disable=None):
-                unit: dict[str, Any] = {"config": _fingerprint(config, detector), "detector": detector.name}
-                unit |= {"epsilon": epsilon, "image": image}
-                wanted = [t for t in config.tolerances if not records.has({**unit, "tolerance": t})]
-                if wanted and erf is None:
-                    side = getattr(detector, "face_side", None)
-                    erf = measure_erf(detector, calibration_images(config.calibration, face_side=side))
-                for tolerance in wanted:
-                    made = _attacked(config, detector, epsilon, image, tolerance, erf)
-                    records.add({**unit, "tolerance": tolerance, **made})
-    return records
+@cache
+def _erf(run: Run, name: str, images: int) -> Erf:
+    """Measured on so many calibration images, once for all attacks."""
+    detector = run.load(name)
+    return measure_erf(detector, calibration_images(images, face_side=getattr(detector, "face_side", None)))
 
 
 def _attacked(
     config: Config, detector: Detector, epsilon: float, image: int, tolerance: float, erf: Erf | None
-) -> dict[str, Any]:
+) -> Record:
     """One attack on one image."""
     scene = config.grid.draw(image)
     pixels = scene.image.to(detector.device)
@@ -139,31 +158,32 @@ def _attacked(
     return record | {"seconds": round(seconds, 2)}
 
 
-def _counts(records: list[dict[str, Any]]) -> tuple[list[int], list[int]]:
+def _counts(records: Sequence[Record]) -> tuple[list[int], list[int]]:
     """Faces lost and faces found before, image by image."""
     return [r["hits"] for r in records], [r["faces"] for r in records]
 
 
-def _fingerprint(config: Config, detector: Detector) -> str:
-    alike = replace(config, detectors=(), optional=(), images=0, tolerances=(), epsilons=())
-    return digest([alike, detector.weights_sha256, detector.extra_repr()])
+def table_of(
+    config: Config, records: Sequence[Record], detectors: Sequence[str]
+) -> tuple[list[Record], dict[str, Any]]:
+    """The rows, and the scalars for prose.
 
-
-def summarise(config: Config, records: Records, profile: str, path: Path | None = None) -> Path:
-    """Computes ASR at each tolerance, and its difference from exact, from the records; writes the results file."""
-    rows: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
-    detectors = [detector for _, detector in loaded(config)]
+    Args:
+        config: what was measured.
+        records: of it.
+        detectors: their names; scalars of the first have no prefix, those of the second ``control_``.
+    """
+    rows: list[Record] = []
+    summary: dict[str, Any] = {"images": config.images, "faces": config.grid.faces}
     for prefix, detector in zip(("", "control_", "third_"), detectors, strict=False):
-        fingerprint = _fingerprint(config, detector)
-        own = [r for r in records if r["config"] == fingerprint and r["image"] < config.images]
+        own = [r for r in records if r["detector"] == detector]
         for epsilon, tolerance in product(config.epsilons, config.tolerances):
             exact, group = (
                 [r for r in own if (r["epsilon"], r["tolerance"]) == (epsilon, t)] for t in (0.0, tolerance)
             )
             if not group:
                 continue
-            shared = {"detector": detector.name, "perturbation": config.perturbation, "epsilon": epsilon}
+            shared = {"detector": detector, "perturbation": config.perturbation, "epsilon": epsilon}
             shared |= {"tolerance": tolerance, "leak": max(r["leak"] for r in group)}
             estimates = {"asr": share(*_counts(group))}
             if tolerance > 0 and exact and sum(r["faces"] for r in group):
@@ -172,36 +192,4 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
                 rows.append(shared | {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n})
                 key = f"{prefix}{'change' if metric == 'difference' else metric}"
                 summary[f"{key}_{round(100 * tolerance)}_epsilon_{epsilon:g}"] = round(100 * e.value, 1)
-    faces = config.grid.faces * config.images
-    return write_results(
-        path or results_path(EXPERIMENT, profile),
-        experiment=EXPERIMENT,
-        profile=profile,
-        config=config,
-        rows=rows,
-        reported=[],
-        summary={"images": config.images, "faces": config.grid.faces, **summary},
-        detectors=[d.info for d in detectors],
-        dataset=Dataset("LFW faces on grids", digest([config.grid, config.images]), config.images, faces),
-        seed=0,
-        seconds=sum(r["seconds"] for r in records),
-    )
-
-
-def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
-    """Measures what is missing of a profile and writes its results; returns the results file."""
-    config, path = config_for(profile, detector), results_path(EXPERIMENT, profile)
-    return summarise(config, run(config, path.with_suffix(".records.jsonl"), device=device), profile, path)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures what LIP's tolerance does to its success."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--profile", default="quick", choices=("quick", "full"))
-    parser.add_argument("--device", default="cpu")
-    given = parser.parse_args(arguments)
-    print(measure(given.profile, "centerface", device=given.device))
-
-
-if __name__ == "__main__":
-    main()
+    return rows, summary

@@ -55,6 +55,8 @@ class Interference(Study[Config]):
             ValueError: a grid does not fit its canvas.
         """
         for part in config.parts:
+            if part.detector not in infos:
+                continue
             for epsilon in part.epsilons:
                 for faces, distance in part.cells:
                     grid = config.grid(faces, distance)
