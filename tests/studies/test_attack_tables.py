@@ -198,6 +198,7 @@ def test_average_precision_is_the_evaluators(tmp_path: Path) -> None:
     images, predictions = [], {}
     for name, item in items.items():
         (one,) = attack_image(settings, detector, item, [(NONE, "fgsm", 1.0)])
+        one["image"] = name
         images.append(Shot(one, one))
         table = unpack(one["detections"])
         sides = table[:, 2:4] - table[:, :2]
