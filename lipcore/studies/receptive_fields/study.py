@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
-from lipcore.detectors import load_detector, weights
+from lipcore.detectors import load_detector
 from lipcore.detectors.base import Detector
 from lipcore.detectors.hr import random_hr
-from lipcore.errors import UnknownName
+from lipcore.detectors.weights import locate
+from lipcore.errors import LipcoreWarning, UnknownName
+from lipcore.graph.rules import UnsupportedOperation
 from lipcore.receptive_field import (
     CALIBRATION_IMAGES,
     MASSES,
@@ -96,20 +100,34 @@ def random_hr101() -> Detector:
     return detector
 
 
-def side_by_side(detector: str) -> list[Detector]:
+def side_by_side(detector: str, profile: str = "quick") -> list[Detector]:
     """The detector under study first, the others of the book, HR-101's architecture, and the control last.
 
-    The control of P-Net is CenterFace. HR-mini is left out where its weights are not at hand.
+    The control of P-Net is CenterFace. The quick profile leaves out those of six templates and of few parameters. What
+    has no weights at hand is left out.
     """
     control = CONTROL if detector != CONTROL else "centerface"
-    names = [n for n in dict.fromkeys((detector, "hr-mini", "centerface")) if n != control]
-    loaded = [load_detector(n) for n in names if n == detector or weights.locate(n) is not None]
+    beside = ("hr-mini", "centerface", "retinaface", "ssd-mobilenet", "tiny-yolo")
+    names = [n for n in dict.fromkeys((detector, *beside[: 5 if profile == "full" else 2])) if n != control]
+    loaded = [load_detector(n) for n in names if n == detector or locate(n) is not None]
     return [*loaded, random_hr101(), load_detector(control)]
 
 
 def fields_of(detector: Detector, images: int = CALIBRATION_IMAGES) -> Fields:
-    """Both receptive fields of a detector, measured on so many ``images``."""
-    return Fields(detector, measure_erf(detector, islice(calibration(detector), images)), theoretical_sides(detector))
+    """Both receptive fields of a detector, measured on so many ``images``.
+
+    Of a detector with an operation of which it is not known what it reads, the TRF is as far as the gradient reaches,
+    and a warning says so.
+    """
+    erf = measure_erf(detector, islice(calibration(detector), images))
+    try:
+        trf = theoretical_sides(detector)
+    except UnsupportedOperation as error:
+        said = f"{detector.name}: {error}. Its TRF is given as far as its gradient reaches, and may be larger"
+        warnings.warn(said, LipcoreWarning, stacklevel=2)
+        reached = {e.template: [np.ptp(places) + 1 for places in e.gradient.nonzero()] for e in erf}
+        trf = {template: int(max(sides)) for template, sides in reached.items()}
+    return Fields(detector, erf, trf)
 
 
 def overlap(side: int, pitch: int) -> float:
@@ -244,7 +262,7 @@ def main(
     """Measures the receptive fields of a detector and of those the book has beside it."""
     if threads:
         torch.set_num_threads(threads)
-    typer.echo(measure(profile, side_by_side(detector)))
+    typer.echo(measure(profile, side_by_side(detector, profile)))
 
 
 if __name__ == "__main__":
