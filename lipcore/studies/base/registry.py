@@ -14,6 +14,7 @@ STUDIES = {
     "better_lip": "lipcore.studies.better_lip.study:BetterLip",
     "theory": "lipcore.studies.theory.study:Theory",
     "verdicts": "lipcore.studies.verdicts.study:Verdicts",
+    "detector_eval": "lipcore.studies.detectors.evaluation:Evaluation",
     "mechanism": "lipcore.studies.mechanism.study:Mechanism",
     "wider_attack": "lipcore.studies.benchmarks.wider_attack:WiderAttack",
     "fddb_attack": "lipcore.studies.benchmarks.wider_attack:FddbAttack",

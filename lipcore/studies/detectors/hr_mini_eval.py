@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,15 +27,14 @@ from lipcore.datasets.synthetic import Grid
 from lipcore.datasets.wider_format import SUBSETS
 from lipcore.detectors.hr_mini import HRMini
 from lipcore.errors import DataError, UnknownName
-from lipcore.metrics.intervals import ratio_of_means, share
+from lipcore.metrics.intervals import share
 from lipcore.metrics.success import found
-from lipcore.metrics.wider import MatchedImage, bootstrap_weights, evaluate_matched
 from lipcore.paths import DATA, ROOT
 from lipcore.results import Dataset, Stopwatch, digest, read_results, results_path, write_results
 from lipcore.studies.base.records import Records
-from lipcore.studies.base.stored_detections import pack, unpack
-from lipcore.studies.benchmarks.images import Item, fit, load_items, truth
+from lipcore.studies.benchmarks.images import Item, load_items
 from lipcore.studies.cost.timing import Case, machine, seconds_of
+from lipcore.studies.detectors.evaluation import pixels, precision_rows, stored
 from lipcore.studies.detectors.hr_mini_card import card
 
 EXPERIMENT = "hr_mini_eval"
@@ -136,17 +135,10 @@ def run(config: Config, detector: HRMini, path: Path) -> Records:
 
 def _benchmark(config: Config, detector: HRMini, item: Item, mode: str) -> dict[str, Any]:
     """The detections on one image: their logits and the face that each fits; where they are is not needed again."""
-    image = torch.from_numpy(item.read().copy()).permute(2, 0, 1)[None].float()
-    image = image.to(detector.device)
+    image = pixels(item).to(detector.device)
     if mode == "pyramid":
-        made = detector.detect_pyramid(image, config.threshold)
-    else:
-        made = detector.detect(image, config.threshold)[0]
-    logits = torch.logit(made.scores.double(), eps=1e-7)
-    table = torch.cat((made.boxes.double(), logits[:, None]), dim=1).cpu().numpy()
-    best = fit(item, table).official
-    without_boxes = np.column_stack((np.zeros((len(best), 4)), table[:, 4], best))
-    return {"detections": pack(without_boxes), "truth": truth(item)}
+        return stored(item, detector.detect_pyramid(image, config.threshold))
+    return stored(item, detector.detect(image, config.threshold)[0])
 
 
 def _drawn(config: Config, detector: HRMini, side: int, ground: str, seed: int) -> dict[str, Any]:
@@ -175,16 +167,8 @@ def rows(records: Iterable[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[s
     """
     used = list(records)
     for mode in MODES:
-        images = [_matched(r) for r in used if r["kind"] == mode]
-        if not images:
-            continue
-        weights = bootstrap_weights(len(images), seed=seed)
-        for subset, result in evaluate_matched(images).items():
-            for metric, value in (("ap", result.ap), ("ap_exact", result.ap_exact)):
-                low, high = np.nanquantile(result.resampled(weights, exact=metric == "ap_exact"), (0.025, 0.975))
-                shared = {"metric": metric, "mode": mode, "subset": subset, "n_faces": result.n_faces}
-                yield _row(value, float(low), float(high), len(images)) | shared
-        yield from _faces(mode, [r for r in used if r["kind"] == mode], seed)
+        own = [r for r in used if r["kind"] == mode]
+        yield from precision_rows(own, {"detector": "hr-mini", "mode": mode}, seed)
     drawn = [r for r in used if r["kind"] == "drawn"]
     for side in (*sorted({r["side"] for r in drawn}), None):
         for ground in GROUNDS:
@@ -203,36 +187,8 @@ def rows(records: Iterable[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[s
             }
 
 
-#: Probabilities at which faces of the benchmark are counted: the usual one, and the least that precision sees.
-TAUS = (0.5, 0.03)
-
-
-def _faces(mode: str, records: Sequence[Mapping[str, Any]], seed: int) -> Iterator[dict[str, Any]]:
-    """Faces of the benchmark found at each of :data:`TAUS`, and detections that fit no face."""
-    tables = [unpack(r["detections"]) for r in records]
-    for tau in TAUS:
-        fitting = [set(t[t[:, 4] >= np.log(tau / (1 - tau)) - 1e-3, 5].astype(int).tolist()) for t in tables]
-        for subset in SUBSETS:
-            bits = [r["truth"]["kept"][subset] for r in records]
-            hits = [sum(b == "1" and i in f for i, b in enumerate(own)) for own, f in zip(bits, fitting, strict=True)]
-            found_ = share(hits, [own.count("1") for own in bits], seed=seed)
-            shared = {"metric": "faces", "mode": mode, "subset": subset, "tau": tau}
-            yield _row(found_.value, found_.low, found_.high, found_.n) | shared
-    wrong = [[float(((t[:, 4] >= 0) & (t[:, 5] < 0)).sum())] for t in tables]
-    mean = ratio_of_means(wrong, [[1.0]] * len(wrong), seed=seed)
-    yield _row(mean.value, mean.low, mean.high, mean.n) | {"metric": "wrong", "mode": mode}
-
-
 def _row(value: float, low: float | None, high: float | None, n: int) -> dict[str, Any]:
     return {"detector": "hr-mini", "value": value, "ci_low": low, "ci_high": high, "n": n}
-
-
-def _matched(record: Mapping[str, Any]) -> MatchedImage:
-    event, _, name = record["image"].rpartition("/")
-    kept = {subset: np.array([bit == "1" for bit in bits]) for subset, bits in record["truth"]["kept"].items()}
-    table = unpack(record["detections"])
-    scores = 1 / (1 + np.exp(-table[:, 4]))
-    return MatchedImage((event, name), scores, table[:, 5].astype(np.int64), kept, len(record["truth"]["heights"]))
 
 
 def training_log(path: Path) -> list[dict[str, float]]:
