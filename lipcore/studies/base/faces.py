@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -153,9 +153,9 @@ class SceneStudy(Study[Config]):
     def scenes(self, config: Config) -> Iterable[tuple[str, Record, Sequence[str]]]:
         """In the order wanted: a detector's name, what says which scene and strength, and the perturbations."""
 
-    @abstractmethod
-    def settings(self, config: Config) -> Any:
-        """What a record depends on besides its own unit and its detector."""
+    def settings(self, config: Any) -> Any:
+        """What a record depends on besides its own unit and its detector: all of the config but its parts."""
+        return replace(config, parts=())
 
     @abstractmethod
     def case(self, config: Config, detector: Detector, scene: Record) -> Case:

@@ -7,7 +7,7 @@ budget helps more than a larger epsilon does, LIP-A is measured at larger epsilo
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 
@@ -113,10 +113,6 @@ class BetterLip(SceneStudy[Config]):
     def config(self, run: Run) -> Config:
         """Of the profile."""
         return self.of_profile(run, {"quick": quick(self.under_study(run)), "full": full()})
-
-    def settings(self, config: Config) -> Config:
-        """All but the parts."""
-        return replace(config, parts=())
 
     def scenes(self, config: Config) -> Iterator[tuple[str, Record, Sequence[str]]]:
         """Part by part, strength by strength."""

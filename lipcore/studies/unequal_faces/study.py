@@ -8,7 +8,7 @@ is matched on images 900 to 911, which are not evaluated.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.targets import Matching
@@ -101,10 +101,6 @@ class UnequalFaces(SceneStudy[Config]):
     def config(self, run: Run) -> Config:
         """Of the profile."""
         return self.of_profile(run, {"quick": quick(self.under_study(run)), "full": full()})
-
-    def settings(self, config: Config) -> Config:
-        """All but the parts."""
-        return replace(config, parts=())
 
     def scenes(self, config: Config) -> Iterator[tuple[str, Record, Sequence[str]]]:
         """Part by part, strength by strength, cell by cell."""

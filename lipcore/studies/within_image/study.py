@@ -7,7 +7,7 @@ its faces are attacked alone by IMP-I, with all others in place, and then all at
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.targets import Matching
@@ -95,10 +95,6 @@ class WithinImage(SceneStudy[Config]):
     def config(self, run: Run) -> Config:
         """Of the profile."""
         return self.of_profile(run, {"quick": quick(self.under_study(run)), "full": full()})
-
-    def settings(self, config: Config) -> Config:
-        """All but the parts."""
-        return replace(config, parts=())
 
     def scenes(self, config: Config) -> Iterator[tuple[str, Record, Sequence[str]]]:
         """Part by part, strength by strength, cell by cell."""
