@@ -1,5 +1,6 @@
 """The API's pages: ``<!-- lip-api PACKAGE first second -->`` becomes one section per module of PACKAGE, from the
-docstrings, those named first. Of ``lipcore`` itself the modules that are in no package of its own.
+docstrings, those named first, those named with a minus left out. Of ``lipcore`` itself the modules that are in no
+package of its own; the names that it hands out are documented where they are made.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def modules(package: str = "lipcore") -> list[str]:
     for path in sorted(top.rglob("*.py")):
         parts = [package, *path.relative_to(top).with_suffix("").parts]
         name = ".".join(part for part in parts if part != "__init__")
-        if any(part.startswith("_") for part in name.split(".")) or not _holds_code(path):
+        if name == "lipcore" or any(part.startswith("_") for part in name.split(".")) or not _holds_code(path):
             continue
         names.append(name)
     return sorted(names)
@@ -51,7 +52,9 @@ def listed(package: str, first: list[str]) -> list[str]:
     names = modules(package)
     if package == "lipcore":
         names = [name for name in names if name.count(".") == 1 and not _is_package(name)]
-    begin = [f"{package}.{name}" for name in first]
+    left = tuple(f"{package}.{name[1:]}" for name in first if name.startswith("-"))
+    names = [name for name in names if not name.startswith(left)] if left else names
+    begin = [f"{package}.{name}" for name in first if not name.startswith("-")]
     if missing := set(begin) - set(names):
         raise RuntimeError(f"there is no module {', '.join(sorted(missing))}; valid: {', '.join(names)}")
     return [*begin, *(name for name in names if name not in begin)]
@@ -63,9 +66,10 @@ def _is_package(name: str) -> bool:
 
 
 def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    if found := MARKER.search(source[0]):
-        sections = "\n".join(SECTION.format(name=name) for name in listed(found[1], found[2].split()))
-        source[0] = source[0].replace(found[0], sections)
+    def sections(found: re.Match[str]) -> str:
+        return "\n".join(SECTION.format(name=name) for name in listed(found[1], found[2].split()))
+
+    source[0] = MARKER.sub(sections, source[0])
 
 
 def _escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

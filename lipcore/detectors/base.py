@@ -71,8 +71,6 @@ class Detector(nn.Module, ABC):
         min_side: the smallest image side, in pixels, that the detector accepts.
         threshold: the probability, in the detector's own terms, from which its users count a detection, in (0, 1).
             Responses are handed out so that this is a probability of 0.5 (a logit of 0): there every study decides.
-        weights_sha256: digest of the file the weights came from, part of every result's provenance and of what its
-            records are kept under; where none was set, that of the parameters and buffers as they are.
     """
 
     name: str = "detector"
@@ -90,7 +88,10 @@ class Detector(nn.Module, ABC):
 
     @property
     def weights_sha256(self) -> str:
-        """See the class."""
+        """Digest of the weights' file, part of every result's provenance and of what its records are kept under.
+
+        Where none was set, that of the parameters and buffers as they are.
+        """
         return self._weights_sha256 or state_sha256(self)
 
     @weights_sha256.setter
