@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.detectors import Detector, Responses
 from lipcore.detectors.pyramid import Pyramid
+from lipcore.detectors.tiny_yolo import TinyYolo
 from lipcore.errors import DetectorError, LipcoreError, LipcoreWarning
 
 IMAGE = toys.bright([(10, 10)], 64, 96)
@@ -71,6 +72,13 @@ def test_what_respond_must_not_return(fault: str) -> None:
         Broken(change)(IMAGE.clone().requires_grad_())
     assert str(caught.value).startswith("toy breaks the contract: ")
     assert isinstance(caught.value, LipcoreError)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (64, 66), (66, 64), (256, 64), (200, 201)])
+def test_no_shape_of_image_is_taken_for_a_fault(size: tuple[int, int]) -> None:
+    """Cells that reach beyond the border of a nearly square image are no swapped coordinates."""
+    for detector in (toys.Toy(), TinyYolo()):
+        detector(toys.bright([(10, 10)], *size))
 
 
 def test_probabilities_in_the_place_of_logits_are_noticed() -> None:

@@ -21,7 +21,6 @@ from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks import attack_figures as plots
 from lipcore.studies.benchmarks import transfer
 from lipcore.studies.benchmarks.attack_runs import NONE, Settings
-from lipcore.studies.benchmarks.attack_tables import DETECTORS
 
 
 class Pictures(transfer.Transfer):
@@ -167,7 +166,7 @@ def test_the_table_needs_neither_images_nor_detectors(
 @pytest.mark.parametrize(
     ("profile", "detector", "expected"),
     [
-        ("full", "centerface", DETECTORS),
+        ("full", "centerface", transfer.DETECTORS),
         ("full", "mine:make", ("mine:make", "centerface")),
         ("quick", "centerface", ("centerface", "pnet")),
         ("quick", "pnet", ("pnet", "centerface")),

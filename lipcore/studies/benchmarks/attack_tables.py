@@ -27,8 +27,8 @@ from lipcore.studies.benchmarks.attack_runs import NONE
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
-#: Of the project's own full tables: the poster's detector first, made small.
-DETECTORS = ("hr-mini", "centerface", "retinaface")
+#: Of the project's own full tables, in the order in which they are attacked: the poster's detector first, made small.
+DETECTORS = ("hr-mini", "centerface", "retinaface", "ssd-mobilenet", "tiny-yolo")
 #: Edges of the bins, in pixels of height and in faces of the image.
 HEIGHTS = (0, 16, 32, 64, 128, np.inf)
 COUNTS = (1, 2, 4, 8, 16, np.inf)
