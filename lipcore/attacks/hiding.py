@@ -18,9 +18,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lipcore import memory
 from lipcore.attacks.crop import Extent, Support, whole_image
 from lipcore.attacks.gradients import Forward, forward
-from lipcore.attacks.memory import check_memory
+from lipcore.attacks.memory import step_bytes
 from lipcore.attacks.presets import Perturbation, preset
 from lipcore.attacks.targets import Instance, Matching, find_instances
 from lipcore.attacks.updates import Update, update_rule
@@ -31,10 +32,13 @@ from lipcore.errors import ImageError, NoFaceFound, OptionError, UnknownName
 
 #: The epsilons tried, in grey levels.
 LADDER = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-#: Pixels attacked at a time; a larger image is attacked tile by tile.
-MOST_PIXELS = 2_400_000
-#: How far a tile's surroundings reach, in pixels: further than the e_i of any detector here.
+#: Bytes that a step may take; an image that would need more is attacked tile by tile. With the photograph itself and
+#: what is found on it as a whole, one of 12 megapixels then stays below 4 GB.
+MOST_BYTES = 2_000_000_000
+#: How far a tile's surroundings reach, in pixels: further than from a face to the border of its e_i.
 MARGIN = 256
+#: No tile is smaller, margins included, and no smaller image is asked about.
+LEAST_PIXELS = 768 * 768
 #: How the directions of several detectors become one.
 COMBINATIONS = ("mass", "first", "sum")
 
@@ -137,7 +141,7 @@ class Hiding:
 
         Raises:
             ImageError: not a valid image, or more than one.
-            MemoryShort: a tile does not fit the memory at hand.
+            MemoryShort: not even a tile fits the memory at hand.
             NoFaceFound: the perturbation needs a face and no detector finds one.
             FloatingPointError: a direction is not finite.
         """
@@ -146,11 +150,7 @@ class Hiding:
             raise ImageError(f"the image has batch size {image.shape[0]}; attack one image at a time")
         x = image.detach().clone()
         height, width = image.shape[2:]
-        parts = tiles(height, width, MOST_PIXELS, MARGIN)
-        largest = max((image[tile.window].shape[2:] for tile in parts), key=math.prod)
-        if math.prod(largest) > MOST_PIXELS // 2:  # what is less takes less memory than torch and its like
-            for detector in detectors:
-                check_memory(detector, *largest)
+        parts = tiles(height, width, _window(detectors, height * width), MARGIN)
         done = []
         for tile in parts:
             done.append(self._hide(detectors, image[tile.window], x[tile.window], tile, on_step))
@@ -270,6 +270,22 @@ class Hiding:
             return [1.0] * len(directions)
         masses = [float(d.abs().sum(dtype=torch.float64)) for d in directions]
         return [1 / mass if mass > 0 else 0.0 for mass in masses]
+
+
+def _window(detectors: Sequence[Detector], pixels: int) -> int:
+    """How many of an image's ``pixels`` are attacked at a time.
+
+    Raises:
+        MemoryShort: so many do not fit the memory at hand.
+    """
+    if pixels <= LEAST_PIXELS:
+        return pixels
+    side = math.isqrt(LEAST_PIXELS)
+    each = sum(step_bytes(detector, side, side) for detector in detectors) / LEAST_PIXELS
+    most = min(pixels, max(LEAST_PIXELS, round(MOST_BYTES / each)))
+    what = f"a step of the attack on {' and '.join(d.name for d in detectors)}"
+    memory.require(round(most * each), what, "attack fewer detectors at once, or make the image smaller")
+    return most
 
 
 def _detections(instances: Sequence[Instance], image: Tensor) -> Detections:

@@ -11,7 +11,7 @@ import typer
 
 from lipcore.cli.errors import told
 from lipcore.cli.options import Device
-from lipcore.errors import LipcoreError
+from lipcore.errors import LipcoreError, OptionError
 from lipcore.names import FACE_DETECTORS, PERTURBATIONS, REGISTRY
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _run(
     from lipcore.photo.batch import Loading, run
 
     if weights_file is not None and len(names) > 1:
-        raise LipcoreError("--weights is of one detector; name one with --detector")
+        raise OptionError("--weights is of one detector; name one with --detector")
     single = len(tasks) == 1
     done: list[Outcome] = []
     with tqdm(total=hiding.steps if single else len(tasks), unit="step" if single else "photo", disable=None) as bar:

@@ -10,10 +10,6 @@ import typer
 from lipcore.cli.errors import told
 from lipcore.cli.options import Device
 from lipcore.errors import DataError
-from lipcore.results import read_results, results_path
-from lipcore.studies.base.registry import STUDIES, load_study
-from lipcore.studies.base.study import PROFILES, Run
-from lipcore.studies.base.workers import Workers
 
 Name = Annotated[str, typer.Argument(metavar="STUDY", help="A name that `lipcore studies` lists.")]
 Profile = Annotated[str, typer.Option(help="How much is measured: quick, for a laptop, or full.")]
@@ -46,6 +42,10 @@ def run(
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say how long each part will take.")] = False,
 ) -> None:
     """Measures what is missing of STUDY and writes its table; it can be stopped at any moment, and goes on later."""
+    from lipcore.studies.base.registry import load_study
+    from lipcore.studies.base.study import Run
+    from lipcore.studies.base.workers import Workers
+
     with told():
         workers = Workers(jobs=jobs, threads=threads, scheduler=scheduler)
         asked = Run(
@@ -70,12 +70,19 @@ def run(
 
 def table(study: Name, profile: Profile = "full", detector: Detector = "") -> None:
     """Computes the table of STUDY again from its records; it needs no detector and no images."""
+    from lipcore.studies.base.registry import load_study
+    from lipcore.studies.base.study import Run
+
     with told():
         typer.echo(f"written to {load_study(study).table(Run(profile=profile, detector=detector))}")
 
 
 def studies() -> None:
     """Lists the studies: what each measures, what of it is measured, and what that took."""
+    from lipcore.results import read_results, results_path
+    from lipcore.studies.base.registry import STUDIES, load_study
+    from lipcore.studies.base.study import PROFILES
+
     with told():
         for name in STUDIES:
             typer.echo(f"{name:<18} {load_study(name).title}")

@@ -9,16 +9,18 @@ import torch
 import toys
 from torch import Tensor
 
+from lipcore import memory
 from lipcore.attacks import hiding
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.gradients import forward
 from lipcore.attacks.hiding import Aim, Hiding
+from lipcore.attacks.memory import step_bytes
 from lipcore.attacks.presets import PRESETS
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.attacks.updates import i_fgsm, update_rule
 from lipcore.detectors import Detector
-from lipcore.errors import ImageError, NoFaceFound, UnknownName
+from lipcore.errors import ImageError, MemoryShort, NoFaceFound, OptionError, UnknownName
 
 SQUARE = Extent(rule="fixed", value=20)
 FIXED = Hiding(until_hidden=False, ladder=(8.0,), extent=SQUARE)
@@ -146,7 +148,8 @@ class TestSeveral:
 
 class TestTiles:
     def test_hides_every_face(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(hiding, "MOST_PIXELS", 192 * 192)
+        monkeypatch.setattr(hiding, "LEAST_PIXELS", 192 * 192)
+        monkeypatch.setattr(hiding, "MOST_BYTES", 1)
         monkeypatch.setattr(hiding, "MARGIN", 64)
         corners = [(x, y) for x in range(10, 300, 40) for y in range(10, 200, 40)]
         toy, image = toys.unsure(), toys.bright(corners, height=220, width=320)
@@ -157,13 +160,24 @@ class TestTiles:
         assert float((hidden.image - image).abs().max()) <= hidden.epsilon
 
     def test_a_tile_without_a_face_is_left(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(hiding, "MOST_PIXELS", 192 * 192)
+        monkeypatch.setattr(hiding, "LEAST_PIXELS", 192 * 192)
+        monkeypatch.setattr(hiding, "MOST_BYTES", 1)
         monkeypatch.setattr(hiding, "MARGIN", 64)
         image = toys.bright([(10, 10)], height=220, width=320)
         hidden = UNTIL([toys.unsure()], image)
         changed = (hidden.image != image)[0].any(0).nonzero()
         assert len(changed) > 0
         assert int(changed.max()) < 60
+
+    def test_as_large_as_memory_allows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        toy = toys.Toy()
+        assert hiding._window([toy], 500_000) == 500_000
+        one, two = (hiding._window([toy] * n, 10**9) for n in (1, 2))
+        assert one / 2 == pytest.approx(two, rel=0.01)
+        assert step_bytes(toy, 1000, one // 1000) == pytest.approx(hiding.MOST_BYTES, rel=0.1)
+        monkeypatch.setattr(memory, "available", lambda _: 10**6)
+        with pytest.raises(MemoryShort, match="attack fewer detectors at once"):
+            hiding._window([toy], 10**9)
 
 
 class TestRefuses:
@@ -181,11 +195,11 @@ class TestRefuses:
         [
             ({"combine": "mean"}, UnknownName, "unknown combination 'mean'; valid: mass, first, sum"),
             ({"perturbation": "lip"}, UnknownName, "unknown perturbation 'lip'"),
-            ({"ladder": ()}, ValueError, "valid are rising numbers"),
-            ({"ladder": (4.0, 2.0)}, ValueError, "valid are rising numbers"),
-            ({"ladder": (2.5,)}, ValueError, "epsilon is 2.5; .* whole grey levels"),
-            ({"ladder": (-1.0,)}, ValueError, "epsilon is -1.0"),
-            ({"update": "fgsm"}, ValueError, "fgsm is one step of one epsilon"),
+            ({"ladder": ()}, OptionError, "valid are rising numbers"),
+            ({"ladder": (4.0, 2.0)}, OptionError, "valid are rising numbers"),
+            ({"ladder": (2.5,)}, OptionError, "epsilon is 2.5; .* whole grey levels"),
+            ({"ladder": (-1.0,)}, OptionError, "epsilon is -1.0"),
+            ({"update": "fgsm"}, OptionError, "fgsm is one step of one epsilon"),
         ],
     )
     def test_what_has_no_meaning(self, changes: dict[str, object], error: type[Exception], message: str) -> None:
