@@ -23,6 +23,7 @@ STUDIES = {
     "coco_attack": "lipcore.studies.benchmarks.coco_attack:CocoAttack",
     "assumptions": "lipcore.studies.assumptions.study:Assumptions",
     "lip_tolerance": "lipcore.studies.cost.lip_tolerance:Tolerance",
+    "protect": "lipcore.studies.protect.study:Protect",
 }
 
 

@@ -1,0 +1,101 @@
+"""Figures of the study."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lipcore.report.style import DETECTORS, detector_name
+from lipcore.studies.protect.measure import AND, UNTIL
+from lipcore.studies.protect.table import SITUATIONS
+
+#: Columns of the heat map: treatment -> words.
+WAYS = {"none": "the file itself", "jpeg 75": "sent as JPEG 75", "half size": "shrunk to half"}
+#: Rows of it.
+WORDS = {
+    "it alone": "the one that looks",
+    "all": "all, the one that looks too",
+    "all others": "all but the one that looks",
+    "another alone": "one other",
+}
+
+
+def heat_map(rows: pd.DataFrame) -> Figure:
+    """Share of the faces hidden: whom the noise is made against, beside what happens to the file."""
+    pooled = rows[(rows["metric"] == "hidden") & (rows["target"] == "") & (rows["situation"] != "")]
+    values = {(r["situation"], r["treatment"]): r for _, r in pooled.iterrows()}
+    shown = [s for s in WORDS if s in SITUATIONS and (s, "none") in values]
+    grid = [[values[s, t]["value"] if (s, t) in values else float("nan") for t in WAYS] for s in shown]
+    figure, axis = plt.subplots(figsize=(6.4, 0.8 + 0.7 * len(shown)), layout="constrained")
+    axis.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+    for i, line in enumerate(grid):
+        for j, value in enumerate(line):
+            _cell(axis, i, j, value)
+    axis.set_xticks(range(len(WAYS)), list(WAYS.values()))
+    axis.set_yticks(range(len(shown)), [f"made against\n{WORDS[s]}" for s in shown])
+    axis.set_title("Faces hidden, in %, LIP-A at epsilon 8")
+    axis.tick_params(length=0)
+    return figure
+
+
+def _cell(axis: Axes, i: int, j: int, value: float) -> None:
+    if value == value:
+        axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color="black" if value > 0.6 else "white")
+
+
+def who_sees(rows: pd.DataFrame, treatment: str = "none") -> pd.DataFrame:
+    """A line for each noise at a fixed epsilon, a column for each detector that looks: faces hidden, in percent."""
+    chosen = rows[(rows["metric"] == "hidden") & (rows["target"] != "") & (rows["treatment"] == treatment)]
+    chosen = chosen[(chosen["strength"] != UNTIL) & (chosen["combine"] == "mass")]
+    table = chosen.pivot_table("value", "detector", "target", sort=False)
+    table = table.reindex(columns=sorted(table.columns, key=lambda name: [*DETECTORS, name].index(name)))
+    table.columns = [detector_name(name) for name in table.columns]
+    table.index = pd.Index([_made_on(sources, rows) for sources in table.index], name="made against")
+    return (100 * table).round(0).astype("Int64").astype(str).replace("<NA>", "-").reset_index()
+
+
+def strengths(rows: pd.DataFrame) -> pd.DataFrame:
+    """Noise until nothing is found beside that of a fixed epsilon, of one detector and of all."""
+    lines = []
+    for (sources, strength, combine), group in rows[rows["detector"] != ""].groupby(
+        ["detector", "strength", "combine"], sort=False
+    ):
+        if combine == "mass" and (sources, UNTIL) in set(zip(rows["detector"], rows["strength"], strict=True)):
+            values = dict(zip(group["metric"], group["value"], strict=True))
+            lines.append(
+                {
+                    "made against": _made_on(sources, rows),
+                    "strength": strength,
+                    "nothing found on": f"{100 * values['nothing found']:.0f} % of the photographs",
+                    "epsilon": f"{values['epsilon']:.1f}",
+                    "L2": f"{values['l2']:.2f}",
+                    "steps": f"{values['steps']:.0f}",
+                    "photographs": int(group["n"].max()),
+                }
+            )
+    return pd.DataFrame(lines)
+
+
+def combinations(rows: pd.DataFrame) -> pd.DataFrame:
+    """Ways to weight the directions of all detectors: faces hidden from each, in percent, on the file itself."""
+    chosen = rows[(rows["metric"] == "hidden") & (rows["situation"] == "all") & (rows["treatment"] == "none")]
+    chosen = chosen[(chosen["strength"] != UNTIL) & (chosen["target"] != "")]
+    words = {"mass": "by L1 mass at each step", "first": "by L1 mass at the first step", "sum": "not at all"}
+    table = (100 * chosen.pivot_table("value", "combine", "target", sort=False)).round(0).astype("Int64").astype(str)
+    table.columns = [detector_name(name) for name in table.columns]
+    table.index = pd.Index([words[c] for c in table.index], name="weighted")
+    return table.reset_index()
+
+
+def _made_on(sources: str, rows: pd.DataFrame) -> str:
+    """Words for a set of sources."""
+    names = sources.split(AND)
+    everyone = set(rows["target"]) - {""}
+    if len(names) == 1:
+        return detector_name(names[0])
+    missing = everyone - set(names)
+    if not missing:
+        return "all"
+    return "all but " + ", ".join(detector_name(name) for name in sorted(missing))

@@ -1,0 +1,172 @@
+"""Does this protect my photograph: what is recorded of one, the table by hand, and the committed records."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import toys
+from PIL import Image
+
+from lipcore.attacks.hiding import Hiding
+from lipcore.datasets.crowds import CrowdPhoto
+from lipcore.results import DetectorInfo, read_results
+from lipcore.studies.base.registry import load_study
+from lipcore.studies.base.study import Record, Run
+from lipcore.studies.protect import figures
+from lipcore.studies.protect.config import PROFILES
+from lipcore.studies.protect.measure import CLEAN, UNTIL, Noise, Settings, measured
+from lipcore.studies.protect.study import Protect, fingerprint
+from lipcore.studies.protect.table import rows, situation, summary
+from lipcore.treatments import TREATMENTS
+
+FIXED = "epsilon 8"
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> CrowdPhoto:
+    """Four bright squares, the last of them ignored."""
+    image = toys.bright(toys.FAR)[0].permute(1, 2, 0).byte().numpy()
+    Image.fromarray(image).save(tmp_path / "p.png")
+    boxes = np.array([(x, y, x + toys.FACE, y + toys.FACE) for x, y in toys.FAR], dtype=np.float64)
+    counted = np.array([True, True, True, False])
+    return CrowdPhoto("p", tmp_path / "p.png", boxes, counted, (64, 64), 1, "", "CC BY 2.0", "")
+
+
+class TestMeasured:
+    def test_a_clean_photograph(self, photo: CrowdPhoto) -> None:
+        (record,) = measured(Settings(), CLEAN, photo, {"toy": toys.Toy()}, ["toy"])
+        assert (record["l2"], record["steps"], record["epsilon"]) == (0, 0, 0)
+        assert record["faces"]["none"] == "111"
+        assert record["count"]["none"] == 4
+        assert set(record["faces"]) == set(TREATMENTS)
+
+    def test_noise_of_one_looked_at_by_two(self, photo: CrowdPhoto) -> None:
+        detectors = {"unsure": toys.unsure(), "sure": toys.Toy()}
+        settings = Settings(method="imp-i")
+        hidden, seen = measured(settings, Noise(("unsure",), UNTIL), photo, detectors, list(detectors))
+        assert hidden["faces"]["none"] == "000"
+        assert hidden["count"]["none"] == 0
+        assert seen["faces"]["none"] == "111", "the noise is too little for the one that is sure"
+        assert hidden["l2"] == seen["l2"] > 0
+        image = torch.from_numpy(photo.read()).permute(2, 0, 1)[None].float()
+        expected = Hiding(perturbation="imp-i")([detectors["unsure"]], image)
+        assert (hidden["epsilon"], hidden["steps"]) == (expected.epsilon, expected.steps)
+
+    def test_a_photograph_without_a_face_stays_as_it_is(self, photo: CrowdPhoto) -> None:
+        blind = toys.Toy()
+        with torch.no_grad():
+            blind.conv2.bias.fill_(-50)
+        (record,) = measured(Settings(), Noise(("blind",), FIXED), photo, {"blind": blind}, ["blind"])
+        assert (record["l2"], record["faces"]["none"]) == (0, "000")
+
+
+@pytest.mark.parametrize(
+    ("sources", "target", "expected"),
+    [
+        ("a", "a", "it alone"),
+        ("b", "a", "another alone"),
+        ("b+c", "a", "all others"),
+        ("a+b", "a", ""),
+        ("a+b+c", "b", "all"),
+    ],
+)
+def test_situation(sources: str, target: str, expected: str) -> None:
+    assert situation(sources, target, 3) == expected
+
+
+def record(sources: str, target: str, image: str, faces: str, strength: str = FIXED, jpeg: str = "") -> Record:
+    found = dict.fromkeys(TREATMENTS, faces) | ({"jpeg 75": jpeg} if jpeg else {})
+    return {
+        "detector": sources,
+        "target": target,
+        "image": image,
+        "strength": strength if sources != "none" else "",
+        "combine": "mass",
+        "faces": found,
+        "count": {name: flags.count("1") for name, flags in found.items()},
+        "epsilon": 8.0,
+        "steps": 10,
+        "l2": 2.0,
+        "touched": 0.5,
+        "seconds": 1.0,
+    }
+
+
+class TestTable:
+    @pytest.fixture
+    def table(self) -> pd.DataFrame:
+        """Detectors a and b, two photographs; JPEG alone costs b a face, which is then no success."""
+        records = [record("none", t, i, "1111", jpeg="1110" if t == "b" else "1111") for t, i in product("ab", "xy")]
+        records += [record("a", "a", i, "0001", jpeg="0111") for i in "xy"]
+        records += [record("a", "b", i, "1111", jpeg="1100") for i in "xy"]
+        records += [record("a+b", t, "x", "0000") for t in "ab"]
+        records += [record("a", t, "x", "0000", UNTIL) for t in "ab"]
+        return pd.DataFrame(rows(records))
+
+    def value(self, table: pd.DataFrame, **where: str) -> float:
+        chosen = table
+        for name, value in where.items():
+            chosen = chosen[chosen[name] == value]
+        assert len(chosen) == 1
+        return float(chosen["value"].iloc[0])
+
+    def test_shares_by_hand(self, table: pd.DataFrame) -> None:
+        one = {"metric": "hidden", "detector": "a", "strength": FIXED}
+        assert self.value(table, **one, target="a", treatment="none") == 0.75
+        assert self.value(table, **one, target="a", treatment="jpeg 75") == 0.25
+        assert self.value(table, **one, target="b", treatment="none") == 0
+        assert self.value(table, **one, target="b", treatment="jpeg 75") == pytest.approx(2 / 6)
+
+    def test_pooled_over_who_looks(self, table: pd.DataFrame) -> None:
+        pooled = {"metric": "hidden", "detector": "", "treatment": "none"}
+        assert self.value(table, **pooled, situation="it alone") == 0.75
+        assert self.value(table, **pooled, situation="another alone") == 0
+        assert self.value(table, **pooled, situation="all") == 1
+
+    def test_nothing_found(self, table: pd.DataFrame) -> None:
+        assert self.value(table, metric="nothing found", detector="a", strength=FIXED) == 0
+        assert self.value(table, metric="nothing found", detector="a", strength=UNTIL) == 1
+
+    def test_scalars(self, table: pd.DataFrame) -> None:
+        scalars = summary(table.to_dict("records"))
+        assert (scalars["it_alone_none"], scalars["it_alone_jpeg_75"], scalars["n"]) == (75, 25, 2)
+        assert (scalars["one_fixed_nothing_found"], scalars["one_until_nothing_found"]) == (0, 100)
+
+    def test_what_readers_see(self, table: pd.DataFrame) -> None:
+        seen = figures.who_sees(table)
+        assert list(seen["made against"]) == ["a", "all"]
+        assert list(seen["a"]) == ["75", "100"]
+        assert len(figures.strengths(table)) == 2
+        assert figures.heat_map(table).axes[0].get_title()
+
+
+class TestStudy:
+    def test_of_ones_own_detector(self) -> None:
+        config = Protect().config(Run(profile="quick", detector="toys:make"))
+        assert config.detectors == ("toys:make", "retinaface")
+        full = PROFILES["full"]
+        assert Protect().config(Run(profile="full", detector="centerface")) == full
+        sources = [noise.sources for noise in full.noises() if len(noise.sources) == len(full.detectors) - 1]
+        assert {(set(full.detectors) - set(s)).pop() for s in sources} == set(full.detectors)
+
+    def test_a_fingerprint_knows_whom_it_is_made_on(self) -> None:
+        a, b = DetectorInfo("a", "1", "x"), DetectorInfo("b", "2", "x")
+        made = {fingerprint(Settings(), sources, target) for sources in ([a], [b], [a, b]) for target in (a, b)}
+        assert len(made) == 6
+        assert fingerprint(Settings(tau=0.3), [a], a) not in made
+
+    def test_the_committed_table_is_that_of_its_records(self, root: Path, tmp_path: Path) -> None:
+        """Without a detector, the same rows."""
+        path = root / "results" / "full" / "protect.json"
+        study = load_study("protect")
+        assert isinstance(study, Protect)
+        run = Run(profile="full", detector="centerface")
+        config = study.config(run)
+        infos, records = study.infos(config, run, load=False), study.records(run)
+        again = study.summarise(config, infos, records, run, tmp_path / "protect.json")
+        assert read_results(again)["rows"] == read_results(path)["rows"]
