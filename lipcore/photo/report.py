@@ -88,6 +88,8 @@ def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[
     clean, saved = load_image(outcome.photo).pixels, load_image(outcome.output).pixels
     rows, boxes = [], {}
     for detector, model in detectors.items():
+        if min(clean.shape[2:]) < model.min_side:
+            continue
         place = model.device
         before = tiles.detect(model, clean.to(place), threshold)
         after = [tiles.detect(model, TREATMENTS[t](saved).to(place), threshold) for t in SHOWN]
@@ -95,7 +97,7 @@ def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[
         cells = "".join(f"<td>{len(a)}</td>" for a in after)
         mark = " (attacked)" if detector in attacked else ""
         rows.append(f'<tr><th scope="row">{escape(detector)}{mark}</th><td>{len(before)}</td>{cells}</tr>')
-    shown = next((d for d in detectors if d in attacked), next(iter(detectors)))
+    shown = next((d for d in boxes if d in attacked), next(iter(boxes)))
     before, after_none = boxes[shown]
     size = f"{clean.shape[3]} x {clean.shape[2]} px"
     change = (saved - clean).abs()
