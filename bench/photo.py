@@ -56,8 +56,8 @@ def main() -> None:
             last = outcome[-1]
             seen = last.seen[DETECTOR]
             print(
-                f"{name}: {taken:.2f} s, {taken / passes:.2f} times the passes; faces {seen.before} -> {len(seen.after)} "
-                f"at epsilon {last.epsilon:g} in {last.steps} steps"
+                f"{name}: {taken:.2f} s, {taken / passes:.2f} times the passes; "
+                f"faces {seen.before} -> {len(seen.after)} at epsilon {last.epsilon:g} in {last.steps} steps"
             )
 
 

@@ -142,6 +142,10 @@ class TestTable:
         assert list(seen["made against"]) == ["a", "all"]
         assert list(seen["a"]) == ["75", "100"]
         assert len(figures.strengths(table)) == 2
+        said = figures.finding(table)
+        assert "made against it hides 75 % of the faces" in said
+        assert "all but one (not measured yet) from the one left out" in said
+        assert "2 photographs of" in said
         assert figures.heat_map(table).axes[0].get_title()
 
 
