@@ -54,14 +54,15 @@ def finding(rows: pd.DataFrame) -> str:
         for treatment, words in WAYS.items()
         if treatment != "none"
     )
+    photographs = f"{n} photograph{'' if n == 1 else 's'}"
     return (
         "<p><strong>In short.</strong> From the detector that the noise is made against it hides "
         f"{share('it alone')} of the faces, as long as the file stays as it was written (LIP-A, epsilon 8). From "
-        f"another detector it hides {share('another alone')}. Noise against all detectors at once hides {share('all')} from "
-        f"each of them, and noise against all but one {share('all others')} from the one left out. The same four ("
-        f"{', '.join(SITUATIONS)}) where the file was {after}. Measured on {n} photograph{'' if n == 1 else 's'} of "
-        "the 24 crowds; a face counts as hidden where a detector finds it on the clean photograph after the same treatment "
-        "and not on the one with noise.</p>"
+        f"another detector it hides {share('another alone')}. Noise against all detectors at once hides "
+        f"{share('all')} from each of them, and noise against all but one {share('all others')} from the one left out. "
+        f"The same four ({', '.join(SITUATIONS)}) where the file was {after}. Measured on {photographs} of the 24 "
+        "crowds; a face counts as hidden where a detector finds it on the clean photograph after the same treatment and "
+        "not on the one with noise.</p>"
     )
 
 
