@@ -284,7 +284,8 @@ def _window(detectors: Sequence[Detector], pixels: int) -> int:
     each = sum(step_bytes(detector, side, side) for detector in detectors) / LEAST_PIXELS
     most = min(pixels, max(LEAST_PIXELS, round(MOST_BYTES / each)))
     what = f"a step of the attack on {' and '.join(d.name for d in detectors)}"
-    memory.require(round(most * each), what, "attack fewer detectors at once, or make the image smaller")
+    remedy = "attack fewer detectors at once, or make the image smaller"
+    memory.require(round(most * each), what, remedy, detectors[0].device)
     return most
 
 

@@ -175,7 +175,7 @@ class TestTiles:
         one, two = (hiding._window([toy] * n, 10**9) for n in (1, 2))
         assert one / 2 == pytest.approx(two, rel=0.01)
         assert step_bytes(toy, 1000, one // 1000) == pytest.approx(hiding.MOST_BYTES, rel=0.1)
-        monkeypatch.setattr(memory, "available", lambda _: 10**6)
+        monkeypatch.setattr(memory, "available", lambda device: 10**6)
         with pytest.raises(MemoryShort, match="attack fewer detectors at once"):
             hiding._window([toy], 10**9)
 

@@ -61,8 +61,8 @@ def finding(rows: pd.DataFrame) -> str:
         f"another detector it hides {share('another alone')}. Noise against all detectors at once hides "
         f"{share('all')} from each of them, and noise against all but one {share('all others')} from the one left out. "
         f"The same four ({', '.join(SITUATIONS)}) where the file was {after}. Measured on {photographs} of the 24 "
-        "crowds; a face counts as hidden where a detector finds it on the clean photograph after the same treatment and "
-        "not on the one with noise.</p>"
+        "crowds; a face counts as hidden where a detector finds it on the clean photograph after the same treatment "
+        "and not on the one with noise.</p>"
     )
 
 
