@@ -103,12 +103,16 @@ class Visibility:
 def visibility(clean: Tensor, attacked: Tensor) -> Visibility:
     """:class:`Visibility` of ``attacked`` beside ``clean``, both (1, 3, H, W) in 0..255, sides of at least 7 px."""
     a, b = (_array(x) for x in (clean, attacked))
+    grey = (a @ _LUMA, b @ _LUMA)
     change = b - a
+    del a, b  # a photograph of many megapixels would need several GB where all of these are held at once
     mse = float((change**2).mean())
     psnr = float(10 * np.log10(255**2 / mse)) if mse > 0 else float("inf")
-    ssim = structural_similarity(a @ _LUMA, b @ _LUMA, data_range=255.0)
     touched = float((change != 0).any(axis=2).mean())
-    return Visibility(float(abs(change).max()), mse**0.5, psnr, float(ssim), touched)
+    largest = float(abs(change).max())
+    del change
+    ssim = structural_similarity(*grey, data_range=255.0)
+    return Visibility(largest, mse**0.5, psnr, float(ssim), touched)
 
 
 _LUMA = np.array([0.299, 0.587, 0.114])

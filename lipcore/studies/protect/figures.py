@@ -92,7 +92,7 @@ def strengths(rows: pd.DataFrame) -> pd.DataFrame:
             values = dict(zip(group["metric"], group["value"], strict=True))
             lines.append(
                 {
-                    "made against": _made_on(sources, rows),
+                    "made against": _made_on(str(sources), rows),
                     "strength": strength,
                     "nothing found on": f"{100 * values['nothing found']:.0f} % of the photographs",
                     "epsilon": f"{values['epsilon']:.1f}",

@@ -55,8 +55,8 @@ def rows(records: Sequence[Record], seed: int = 0) -> Iterator[Record]:
         yield from (shared | row for row in _cost(sources, targets))
     for (seen, treatment), by_image in pooled.items():
         place = {"detector": "", "strength": "", "combine": "mass", "target": "", "treatment": treatment}
-        counts = [(int(hits), int(total)) for hits, total in by_image.values()]
-        yield place | {"situation": seen} | _share(counts, seed)
+        every = [(int(hits), int(total)) for hits, total in by_image.values()]
+        yield place | {"situation": seen} | _share(every, seed)
 
 
 def _lost(clean: Record, record: Record, treatment: str) -> tuple[int, int]:
