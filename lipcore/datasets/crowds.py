@@ -61,7 +61,7 @@ class CrowdPhoto:
     def attribution(self) -> str:
         """What must stand beside the photograph wherever it is shown."""
         photo = self.source.rsplit("/", 1)[-1].split("_")[0]
-        return f"photograph {photo} on Flickr (COCO {int(self.name)}), {self.licence}"
+        return f"Photograph {photo} on Flickr (COCO {int(self.name)}), {self.licence}"
 
     def read(self) -> NDArray[np.uint8]:
         """The pixels (H, W, 3), RGB in 0..255.

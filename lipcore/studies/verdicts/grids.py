@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -49,7 +49,7 @@ class Plan:
     conditions: tuple[tuple[str, Cell], ...]
     poster: float | None = None
     primary: bool = False
-    statistic: Statistic = gain
+    statistic: Statistic = field(default_factory=lambda: gain)  # a plain default would become a method
     null: float = 0.0
 
 
