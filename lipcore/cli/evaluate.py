@@ -11,7 +11,6 @@ import typer
 
 from lipcore.cli.errors import told
 from lipcore.errors import UnknownName
-from lipcore.results import plain
 
 score = typer.Typer(no_args_is_help=True, help="Scores of anyone's detections, as the benchmarks' own tools give them.")
 Draws = Annotated[int, typer.Option(help="The draws of the bootstrap over images; 0 gives no intervals.", min=0)]
@@ -44,7 +43,7 @@ def evaluate_widerface(
         folder = gt if gt is not None else locations.find_dataset("widerface")
         rows = wider_files.evaluate(predictions, folder, images="predicted" if predicted_only else "all", draws=draws)
     if as_json:
-        typer.echo(json.dumps(plain(rows), allow_nan=False))
+        typer.echo(_json(rows))
         return
     first = rows[0]
     part = f" of the {first['n_listed']} listed, on their own faces only" if first["partial"] else ""
@@ -85,7 +84,7 @@ def evaluate_fddb(
             draws=draws,
         )
     if as_json:
-        typer.echo(json.dumps(plain(rows), allow_nan=False))
+        typer.echo(_json(rows))
         return
     first = rows[0]
     part = f" of the {fddb.N_IMAGES} of the set" if first["partial"] else ""
@@ -116,7 +115,7 @@ def evaluate_coco(
         present = None if data is None else [image.number for image in data]
         values = coco.evaluate_files(place if data is None else data.annotations, predictions, present=present)
     if as_json:
-        typer.echo(json.dumps(plain(values), allow_nan=False))
+        typer.echo(_json(values))
         return
     if data is not None:
         typer.echo(str(data.report))
@@ -134,3 +133,10 @@ def _percent(row: dict[str, Any]) -> str:
     if row["ci_low"] is None:
         return value
     return f"{value} ({100 * row['ci_low']:.1f} to {100 * row['ci_high']:.1f})"
+
+
+def _json(values: Any) -> str:
+    """Valid JSON whatever was measured."""
+    from lipcore.results import plain
+
+    return json.dumps(plain(values), allow_nan=False)
