@@ -19,6 +19,7 @@ from lipcore.studies.assumptions.study import Assumptions
 from lipcore.studies.base.records import Records
 from lipcore.studies.cost import lip_bench, lip_cost, lip_peers, lip_speedups
 from lipcore.studies.cost.lip_tolerance import Tolerance
+from lipcore.studies.detectors.evaluation import Evaluation
 from lipcore.studies.interference.study import Interference
 from lipcore.studies.mechanism.study import Mechanism
 from lipcore.studies.receptive_fields import study as receptive_fields
@@ -50,6 +51,7 @@ AGAIN = {
     "interference": partial(again, Interference()),
     "mechanism": partial(again, Mechanism()),
     "assumptions": partial(again, Assumptions()),
+    "detector_eval": partial(again, Evaluation()),
     "lip_cost": lip_cost_again,
     "lip_tolerance": partial(again, Tolerance()),
     "lip_speedups": lip_speedups_again,
