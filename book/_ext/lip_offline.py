@@ -2,7 +2,8 @@
 
 sphinx-thebe, which makes pages live through a public Binder, names a script elsewhere on each page even when it is
 switched off, and so does myst-nb for widgets. The theme asks for its fonts ahead of time in a way that browsers refuse
-for a page opened from a disk, its side bar's switches have no name, and its wide tables cannot be scrolled by keyboard.
+for a page opened from a disk, complains where no theme is chosen, its side bar's switches have no name, and its wide
+tables cannot be scrolled by keyboard.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def _described(script: Any) -> str:
 def tidy(page: str) -> str:
     """A page of the theme with what it leaves out."""
     page = re.sub(r'\s*<link rel="preload" as="font"[^>]*>', "", page)
+    page = page.replace('data-default-mode=""', 'data-default-mode="auto"')
+    page = page.replace('localStorage.getItem("mode") || ""', 'localStorage.getItem("mode") || "auto"')
     page = re.sub(r'<summary>(?=\s*<span class="toctree-toggle")', '<summary aria-label="Pages below this one">', page)
     page = page.replace(
         '<div class="pst-scrollable-table-container">', '<div class="pst-scrollable-table-container" tabindex="0">'
