@@ -54,6 +54,19 @@ def measure_fields(
             typer.echo(known_fields.ship(load_detector(name)))
 
 
+@data.command("card")
+def write_card(name: Annotated[str, typer.Argument(help="Weights of our own: hr-mini or rpn-mini.")]) -> None:
+    """Writes the model card of the weights NAME from the project's results."""
+    from lipcore.errors import UnknownName
+    from lipcore.studies.detectors import hr_mini_card, rpn_mini_card
+
+    with told():
+        cards = {"hr-mini": hr_mini_card.write, "rpn-mini": rpn_mini_card.write}
+        if name not in cards:
+            raise UnknownName("model card", name, cards)
+        typer.echo(f"written to {cards[name]()}")
+
+
 @data.command("check")
 def check_data(
     folder: Annotated[

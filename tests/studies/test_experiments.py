@@ -314,7 +314,7 @@ class TestAblations:
 
 class TestReceptiveFields:
     def test_of_the_toy(self, elsewhere: Path) -> None:
-        path = receptive_fields.measure("quick", [toys.Toy(("small", "large"))])
+        path, _ = receptive_fields.measure_fields("quick", [toys.Toy(("small", "large"))])
         document = read_results(path)
         assert path == elsewhere / "receptive_fields.json"
         values = {(r["template"], r["metric"]): r["value"] for r in document["rows"]}
@@ -380,11 +380,11 @@ class TestReceptiveFields:
         )
 
     def test_as_many_images_as_the_profile_says(self) -> None:
-        document = read_results(receptive_fields.measure("full", [toys.Toy()]))
+        document = read_results(receptive_fields.measure_fields("full", [toys.Toy()])[0])
         assert {r["n"] for r in document["rows"]} == {document["config"]["images"]} == {8}
         assert document["provenance"]["dataset"]["n_images"] == 8
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            receptive_fields.measure("fast", [toys.Toy()])
+            receptive_fields.measure_fields("fast", [toys.Toy()])
 
 
 class TestPhotos:

@@ -68,7 +68,7 @@ def computed(study: str, names: str) -> str:
         "fddb_attack": lambda: settings.fingerprint(detector(one).info),
         "transfer": lambda: transfer.fingerprint(settings, detector(one).info, detector(other).info),
         "coco_attack": lambda: coco_attack.VARIANTS[other or "objects"].fingerprint(detector(one).info),
-        "hr_mini_eval": lambda: digest(hr_mini_eval.config_for("full")),
+        "hr_mini_eval": lambda: digest(hr_mini_eval.PROFILES["full"]),
         "lip_cost": lambda: lip_cost_fingerprint(one),
         "lip_tolerance": lambda: tolerance_fingerprint(one),
         "lip_speedups": lambda: lip_speedups_fingerprint(one),

@@ -14,10 +14,11 @@ from lipcore.detectors import weights
 from lipcore.detectors.hr_mini import FORMAT, HRMini, HRMiniNet
 from lipcore.errors import DataError, UnknownName
 from lipcore.paths import DATA, ROOT
-from lipcore.results import frame, read_results
+from lipcore.results import DetectorInfo, digest, frame, read_results
+from lipcore.studies.base import study as studies
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack
-from lipcore.studies.detectors import hr_mini_eval
+from lipcore.studies.detectors import hr_mini_eval, hr_mini_table
 from lipcore.studies.detectors.figures import (
     example_figure,
     examples,
@@ -27,13 +28,14 @@ from lipcore.studies.detectors.figures import (
     template_figure,
 )
 from lipcore.studies.detectors.hr_mini_card import AIMS, aims, card
+from lipcore.studies.detectors.hr_mini_eval import HRMiniEval
 from lipcore.training.hr_mini import Run
 
 SMALL = hr_mini_eval.Config(dataset="generated", images=1, sides=(24,), drawn=1, faces=4, distance=8, canvas=128)
 
 
 @pytest.fixture(scope="module")
-def blind(tmp_path_factory: pytest.TempPathFactory) -> HRMini:
+def blind_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A net whose every response is unlikely."""
     torch.manual_seed(0)
     net = HRMiniNet(2, folded=True)
@@ -45,7 +47,18 @@ def blind(tmp_path_factory: pytest.TempPathFactory) -> HRMini:
     path = tmp_path_factory.mktemp("blind") / "hr_mini.safetensors"
     tensors = {k: v.detach().contiguous() for k, v in net.state_dict().items()}
     save_file(tensors | {"templates": torch.tensor([[12.0, 14.0], [30.0, 36.0]])}, path, metadata={"format": FORMAT})
-    return HRMini(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def blind(blind_weights: Path) -> HRMini:
+    return HRMini(blind_weights)
+
+
+def evaluated(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The results of the small configuration with these weights."""
+    monkeypatch.setattr(HRMiniEval, "config", lambda *_: SMALL)
+    return read_results(HRMiniEval().run(studies.Run(detector="hr-mini", weights=weights)))
 
 
 @pytest.fixture(autouse=True)
@@ -55,11 +68,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_blind_net_finds_nothing_and_is_not_asked_twice(
-    blind: HRMini, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    blind_weights: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = hr_mini_eval.measure("quick", blind, SMALL)
-    assert path == elsewhere / "hr_mini_eval.json"
-    document = read_results(path)
+    document = evaluated(blind_weights, monkeypatch)
+    assert document["summary"]["templates"] == 2
+    assert document["summary"]["parameters"] == sum(p.numel() for p in HRMini(blind_weights).net.parameters())
     kept = {r["subset"]: r["value"] for r in document["rows"] if r["metric"] == "ap" and r["mode"] == "single"}
     assert kept == {"easy": 0, "medium": 0, "hard": 0}
     recalls = [r for r in document["rows"] if r["metric"] == "recall"]
@@ -71,7 +84,7 @@ def test_a_blind_net_finds_nothing_and_is_not_asked_twice(
     assert document["summary"]["images"] == 1
     for name in ("_benchmark", "_drawn", "_step"):
         monkeypatch.setattr(hr_mini_eval, name, lambda *_: pytest.fail("measured again"))
-    assert read_results(hr_mini_eval.measure("quick", blind, SMALL))["rows"] == document["rows"]
+    assert evaluated(blind_weights, monkeypatch)["rows"] == document["rows"]
 
 
 def record(kind: str, image: str, **fields: Any) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def test_rows_by_hand() -> None:
         ),
         record("drawn", "photograph-40-0", side=40, ground="photograph", faces=4, found=3, false=0),
     ]
-    rows = list(hr_mini_eval.rows(made))
+    rows = list(hr_mini_table.rows(made))
     exact = [r for r in rows if r["metric"] == "ap_exact"]
     # Hits at ranks 1, 2 and 4 of four: precisions 1, 1 and 3/4, each for a quarter of the four faces.
     assert [r["value"] for r in exact] == pytest.approx([(1 + 1 + 0.75) / 4] * 3)
@@ -115,30 +128,31 @@ def test_the_card_names_the_aims_that_were_missed() -> None:
     assert aims(reached | {"ap_easy": 0.7}) == "Short of what was aimed for: AP easy 0.70 (aim 0.75)."
 
 
-def test_records_of_other_weights_are_left_out(blind: HRMini, tmp_path: Path) -> None:
-    records = Records(tmp_path / "x.records.jsonl", hr_mini_eval.KEY)
-    with pytest.raises(DataError, match="no record of quick and these weights"):
-        hr_mini_eval.summarise(SMALL, blind, records, "quick", tmp_path / "x.json")
+def test_records_of_other_weights_are_left_out(blind_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated(blind_weights, monkeypatch)
+    study, asked = HRMiniEval(), studies.Run(detector="hr-mini", weights=blind_weights)
+    info = DetectorInfo("hr-mini", "other weights", "templates=2")
+    assert study.used(SMALL, {"hr-mini": info}, study.records(asked), asked) == []
 
 
 def test_unknown_profile() -> None:
     with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-        hr_mini_eval.config_for("fast")
+        HRMiniEval().run(studies.Run(profile="fast"))
 
 
 def test_the_learning_curves_are_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no learning curves"):
-        hr_mini_eval.training_log(tmp_path / "none.csv")
+        hr_mini_table.training_log(tmp_path / "none.csv")
     (tmp_path / "log.csv").write_text("step,minutes,lr\n332,5.00,1.331e-03\n")
-    assert hr_mini_eval.training_log(tmp_path / "log.csv") == [{"step": 332, "minutes": 5, "lr": 1.331e-3}]
+    assert hr_mini_table.training_log(tmp_path / "log.csv") == [{"step": 332, "minutes": 5, "lr": 1.331e-3}]
 
 
-def test_the_chapters_figures_and_tables(blind: HRMini) -> None:
+def test_the_chapters_figures_and_tables(blind: HRMini, blind_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = [dict.fromkeys(Run.columns(), float(i)) for i in range(3)]
     assert len(learning_figure(log).axes) == 3
     assert "not in this checkout" in learning_figure([]).axes[0].texts[0].get_text()
     assert len(template_figure(blind.sizes).axes[0].patches) == 2
-    rows = frame(read_results(hr_mini_eval.measure("quick", blind, SMALL)))
+    rows = frame(evaluated(blind_weights, monkeypatch))
     precision, recall = precision_table(rows), recall_table(rows)
     assert list(precision["easy"]) == ["0.0 [0.0, 0.0]"] * 2
     assert list(recall.columns) == ["ground", "24 px", "all sides", "false an image", "images"]
@@ -176,11 +190,11 @@ class TestShipped:
 
     def test_the_table_follows_from_its_records(self) -> None:
         document = read_results(EVALUATED)
-        config = hr_mini_eval.config_for("full")
-        records = Records(EVALUATED.with_suffix(".records.jsonl"), hr_mini_eval.KEY)
+        config = hr_mini_eval.PROFILES["full"]
+        records = Records(EVALUATED.with_suffix(".records.jsonl"), HRMiniEval.key)
         mine = [r for r in records if r["weights"] == document["summary"]["sha256"][:12]]
-        assert {r["config"] for r in mine} == {hr_mini_eval.digest(config)}
-        for new, old in zip(hr_mini_eval.rows(mine), document["rows"], strict=True):
+        assert {r["config"] for r in mine} == {digest(config)}
+        for new, old in zip(hr_mini_table.rows(mine), document["rows"], strict=True):
             assert new.keys() == old.keys()
             for key in ("value", "ci_low", "ci_high"):
                 assert new[key] == old[key] or np.isclose(new[key], old[key])

@@ -56,15 +56,15 @@ def case() -> Case:
 
 def test_a_run_is_recorded_summarised_and_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "lip_cost.records.jsonl"
-    records = lip_cost.run(CONFIG, path)
+    records = lip_cost.measured(CONFIG, path)
     assert len(records) == 3 * (len(MODES) + 1)
     lines = path.read_text().splitlines()
 
     path.write_text("\n".join(lines[:-2]) + "\n" + lines[-1][:30])  # the last one cut off by a kill
-    again = lip_cost.run(CONFIG, path)
+    again = lip_cost.measured(CONFIG, path)
     assert path.read_text().splitlines()[: len(lines) - 2] == lines[:-2]
     assert len(again) == len(records)
-    assert len(lip_cost.run(CONFIG, path)) == len(records)
+    assert len(lip_cost.measured(CONFIG, path)) == len(records)
 
     document = read_results(lip_cost.summarise(CONFIG, again, "quick", tmp_path / "lip_cost.json"))
     rows = document["rows"]
@@ -87,17 +87,17 @@ def test_a_run_is_recorded_summarised_and_not_repeated(tmp_path: Path) -> None:
 def test_measurements_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "lip_cost.records.jsonl"
     config = replace(CONFIG, parts=(replace(CONFIG.parts[0], cells=CONFIG.parts[0].cells[:1], modes=("imp",)),))
-    lip_cost.run(config, path, only=["time"])
+    lip_cost.measured(config, path, only=["time"])
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"machine": "another", "mode": "raw"}) + "\n")
     with pytest.raises(DataError, match="--again"):
-        lip_cost.run(config, path)
+        lip_cost.measured(config, path)
 
 
 def test_an_image_without_a_detection_has_no_lip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lip_cost, "paste", lambda *_: None)
     config = replace(CONFIG, parts=(replace(CONFIG.parts[0], cells=CONFIG.parts[0].cells[:1]),))
-    records = lip_cost.run(config, tmp_path / "r.jsonl")
+    records = lip_cost.measured(config, tmp_path / "r.jsonl")
     assert {r["mode"] for r in records} == {"forward", "raw", "imp"}
     lip_cost.summarise(config, records, "quick", tmp_path / "r.json")
 
@@ -105,10 +105,10 @@ def test_an_image_without_a_detection_has_no_lip(tmp_path: Path, monkeypatch: py
 def test_an_optional_detector_is_left_out_and_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     part = replace(CONFIG.parts[0], cells=())
     config = replace(CONFIG, parts=(part, replace(part, detector="no-such", optional=True)))
-    assert len(lip_cost.run(config, tmp_path / "r.jsonl")) == 0
+    assert len(lip_cost.measured(config, tmp_path / "r.jsonl")) == 0
     assert "no-such is left out" in "".join(capsys.readouterr())
     with pytest.raises(UnknownName):
-        lip_cost.run(replace(config, parts=(replace(part, detector="no-such"),)), tmp_path / "r.jsonl")
+        lip_cost.measured(replace(config, parts=(replace(part, detector="no-such"),)), tmp_path / "r.jsonl")
 
 
 def test_memory_is_that_of_a_fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +208,7 @@ def test_the_layers_of_a_window() -> None:
 
 def test_tables_and_figures_draw_what_is_there(tmp_path: Path) -> None:
     config = replace(CONFIG, parts=(replace(CONFIG.parts[0], cells=CONFIG.parts[0].cells[1:]),))
-    rows = pd.DataFrame(rows_of(lip_cost.run(config, tmp_path / "r.jsonl")))
+    rows = pd.DataFrame(rows_of(lip_cost.measured(config, tmp_path / "r.jsonl")))
     table = cost_figures.cost_table(rows, "toy")
     assert len(table) == 2 * (len(MODES) - 1)
     assert table["s a step"].str.endswith("*").sum() == 2

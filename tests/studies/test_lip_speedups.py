@@ -49,13 +49,13 @@ def bright_faces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_is_recorded_summarised_and_not_repeated(tmp_path: Path) -> None:
     path = tmp_path / "lip_speedups.records.jsonl"
-    records = lip_speedups.run(CONFIG, path)
+    records = lip_speedups.measured(CONFIG, path)
     assert [(r["scope"], r["variant"]) for r in records] == [(s, v) for s in SCOPES for v in SCOPES[s]]
     before = path.read_text()
-    assert len(lip_speedups.run(CONFIG, path)) == len(records)
+    assert len(lip_speedups.measured(CONFIG, path)) == len(records)
     assert path.read_text() == before
     path.write_text("".join(line + "\n" for line in before.splitlines()[:2]))
-    again = lip_speedups.run(CONFIG, path, only=("step",))
+    again = lip_speedups.measured(CONFIG, path, only=("step",))
     assert path.read_text().splitlines()[:2] == before.splitlines()[:2]
     assert [r["variant"] for r in again] == list(SCOPES["step"])
 

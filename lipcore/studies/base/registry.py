@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from lipcore.errors import UnknownName
-from lipcore.studies.base.study import Runnable
+
+if TYPE_CHECKING:
+    from lipcore.studies.base.study import Runnable
 
 STUDIES = {
     "interference": "lipcore.studies.interference.study:Interference",
@@ -22,6 +25,13 @@ STUDIES = {
     "transfer": "lipcore.studies.benchmarks.transfer:Transfer",
     "coco_attack": "lipcore.studies.benchmarks.coco_attack:CocoAttack",
     "assumptions": "lipcore.studies.assumptions.study:Assumptions",
+    "receptive_fields": "lipcore.studies.receptive_fields.study:ReceptiveFields",
+    "noise": "lipcore.studies.noise.study:Noise",
+    "hr_mini_eval": "lipcore.studies.detectors.hr_mini_eval:HRMiniEval",
+    "lip_cost": "lipcore.studies.cost.lip_cost:LipCost",
+    "lip_speedups": "lipcore.studies.cost.lip_speedups:LipSpeedups",
+    "lip_bench": "lipcore.studies.cost.lip_bench:LipBench",
+    "lip_peers": "lipcore.studies.cost.lip_peers:LipPeers",
     "lip_tolerance": "lipcore.studies.cost.lip_tolerance:Tolerance",
     "protect": "lipcore.studies.protect.study:Protect",
 }

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lipcore.detectors import load_detector
+from lipcore.errors import LipcoreError
 from lipcore.results import Dataset, digest, results_path, write_results
 from lipcore.studies.base.records import Records
+from lipcore.studies.base.study import Run, Runnable
 from lipcore.studies.cost.lip_cost_table import median
 
 EXPERIMENT = "lip_bench"
@@ -53,3 +55,23 @@ def summarise(records: Records, profile: str, path: Path | None = None) -> Path:
         seed=0,
         seconds=sum(sum(r["seconds"]) for r in records),
     )
+
+
+class LipBench(Runnable):
+    """Measured by ``make bench``, in an environment of its own."""
+
+    name = EXPERIMENT
+    title = "a step's time and memory against faces, pixels, batch size and threads"
+
+    def run(self, run: Run) -> Path:
+        """It cannot be measured in this environment.
+
+        Raises:
+            LipcoreError: always; the message says what to do.
+        """
+        raise LipcoreError(f"{self.name} is measured by `make bench`, in an environment of its own")
+
+    def table(self, run: Run) -> Path:
+        """Writes the results from what is measured already; returns the results file."""
+        records = Records(self.path(run).with_suffix(".records.jsonl"), KEY)
+        return summarise(records, run.profile, self.path(run))

@@ -1,15 +1,10 @@
 """What a step of LIP costs beside one of IMP, against the number of faces: time, memory, and how exact it is.
 
-Run by itself, it measures what is missing and writes ``results/<profile>/lip_cost.json``::
-
-    python -m lipcore.studies.cost.lip_cost --profile full
-
-Only an idle machine gives times worth keeping; ``--only memory`` and ``--only passes`` do what does not need one.
+Only an idle machine gives times worth keeping; ``--part memory`` and ``--part passes`` do what does not need one.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +25,7 @@ from lipcore.graph.rules import UnsupportedOperation
 from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, measure_erf
 from lipcore.results import Dataset, digest, results_path, write_results
 from lipcore.studies.base.records import Records
+from lipcore.studies.base.study import Run, Runnable
 from lipcore.studies.cost.colouring import colour
 from lipcore.studies.cost.lip_cost_table import rows_of, summary_of
 from lipcore.studies.cost.timing import MODES, Case, agreement, machine, peak_mb, same_place, seconds_of, share_of
@@ -164,7 +160,7 @@ def loaded(config: Config, device: str = "cpu") -> Iterator[tuple[Part, Detector
             tqdm.write(f"{EXPERIMENT}: {part.detector} is left out: {error}")
 
 
-def run(
+def measured(
     config: Config, records_path: Path, *, device: str = "cpu", only: Sequence[str] = MEASURED, detector: str = ""
 ) -> Records:
     """Measures what is not recorded yet, one cell at a time.
@@ -331,39 +327,30 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
     )
 
 
-def measure(profile: str, detector: str, *, device: str = "cpu") -> Path:
-    """Measures what is missing of a profile and writes its results; returns the results file."""
-    config, path = config_for(profile, detector), _path(profile, device)
-    records = run(config, path.with_suffix(".records.jsonl"), device=device)
-    return summarise(config, records, profile, path, device=device)
+class LipCost(Runnable):
+    """Times need an idle machine; parts are ``time``, ``memory`` and ``passes``, of which the last two do not."""
 
+    name = EXPERIMENT
+    title = "what a step of LIP costs beside one of IMP, against the number of faces: time, memory, exactness"
+    own_detector = "centerface"
 
-def _path(profile: str, device: str) -> Path:
-    """An accelerator's results have a file of their own, such as ``lip_cost_cuda.json``."""
-    kind = torch.device(device).type
-    return results_path(EXPERIMENT if kind == "cpu" else f"{EXPERIMENT}_{kind}", profile)
+    def path(self, run: Run) -> Path:
+        """An accelerator's results have a file of their own, such as ``lip_cost_cuda.json``."""
+        kind = torch.device(run.device).type
+        return results_path(self.name if kind == "cpu" else f"{self.name}_{kind}", run.profile)
 
+    def run(self, run: Run) -> Path:
+        """Measures what is missing and writes the results; returns the results file."""
+        if run.workers.threads:
+            torch.set_num_threads(run.workers.threads)
+        config, path = config_for(run.profile, self.under_study(run)), self.path(run)
+        kinds = [kind for kind in MEASURED if run.part in kind]
+        kept = path.with_suffix(".records.jsonl")
+        records = measured(config, kept, device=run.device, only=kinds, detector=run.only)
+        return summarise(config, records, run.profile, path, device=run.device)
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures what a step of LIP costs."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--profile", default="quick", choices=PROFILES)
-    parser.add_argument("--detector", default="", help="only this one of the profile's detectors")
-    parser.add_argument("--only", choices=MEASURED, help="time needs an idle machine, the others do not")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, help="torch's own choice by default")
-    parser.add_argument("--again", action="store_true", help="forget what was measured before")
-    given = parser.parse_args(arguments)
-    if given.threads:
-        torch.set_num_threads(given.threads)
-    config, path = config_for(given.profile, "centerface"), _path(given.profile, given.device)
-    kept = path.with_suffix(".records.jsonl")
-    if given.again:
-        kept.unlink(missing_ok=True)
-    only = (given.only,) if given.only else MEASURED
-    records = run(config, kept, device=given.device, only=only, detector=given.detector)
-    print(summarise(config, records, given.profile, path, device=given.device))
-
-
-if __name__ == "__main__":
-    main()
+    def table(self, run: Run) -> Path:
+        """Writes the results from what is measured already; returns the results file."""
+        config, path = config_for(run.profile, self.under_study(run)), self.path(run)
+        records = Records(path.with_suffix(".records.jsonl"), KEY)
+        return summarise(config, records, run.profile, path, device=run.device)

@@ -13,9 +13,11 @@ from typing import Any
 from lipcore.attacks.updates import update_rule
 from lipcore.datasets.synthetic import Crowd
 from lipcore.detectors import Detector, load_detector
+from lipcore.errors import LipcoreError, UnknownName
 from lipcore.metrics.intervals import share
 from lipcore.results import Dataset, digest, results_path, write_results
 from lipcore.studies.base.records import Records
+from lipcore.studies.base.study import Run, Runnable
 
 EXPERIMENT = "lip_peers"
 KEY = ("config", "attack", "image", "epsilon")
@@ -101,3 +103,25 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         seed=0,
         seconds=sum(r["seconds"] for r in mine),
     )
+
+
+class LipPeers(Runnable):
+    """Measured by ``make bench``, in an environment of its own."""
+
+    name = EXPERIMENT
+    title = "LIP and IMP-I beside three libraries' attacks"
+
+    def run(self, run: Run) -> Path:
+        """It cannot be measured in this environment.
+
+        Raises:
+            LipcoreError: always; the message says what to do.
+        """
+        raise LipcoreError(f"{self.name} is measured by `make bench`, in an environment of its own")
+
+    def table(self, run: Run) -> Path:
+        """Writes the results from what is measured already; returns the results file."""
+        if run.profile not in PROFILES:
+            raise UnknownName("profile", run.profile, PROFILES)
+        records = Records(self.path(run).with_suffix(".records.jsonl"), KEY)
+        return summarise(PROFILES[run.profile], records, run.profile, self.path(run))

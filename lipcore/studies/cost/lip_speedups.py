@@ -1,17 +1,11 @@
 """What torch and the system offer to make a step cheaper, what IMP adds to a raw pass, and a large photograph's memory.
 
 Detectors are measured as shipped, and beside that with another memory layout, compiled, in inference mode, and in a
-process whose allocator keeps its memory. Run by itself, it measures what is missing and writes
-``results/full/lip_speedups.json``::
-
-    python -m lipcore.studies.cost.lip_speedups
-
-It counts processor time, on one thread, so that other work on the machine spoils little.
+process whose allocator keeps its memory.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -35,6 +29,7 @@ from lipcore.detectors import Detector, load_detector
 from lipcore.receptive_field import measure_erf
 from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
 from lipcore.studies.base.records import Records
+from lipcore.studies.base.study import Run, Runnable
 from lipcore.studies.cost import lip_cost
 from lipcore.studies.cost.lip_cost import Cell, Part
 from lipcore.studies.cost.lip_speedups_table import rows_of, summary_of
@@ -135,7 +130,7 @@ def compiled(detector: Detector, backend: str = "inductor") -> Detector:
     return detector
 
 
-def run(config: Config, records_path: Path, *, only: Sequence[str] = tuple(SCOPES), detector: str = "") -> Records:
+def measured(config: Config, records_path: Path, *, only: Sequence[str] = tuple(SCOPES), detector: str = "") -> Records:
     """Measures what is not recorded yet, one scope of one detector at a time.
 
     Args:
@@ -295,8 +290,8 @@ def _in_a_process(
     """What :func:`in_turns` finds for raw passes and IMP in a process of its own, and that process's largest memory."""
     cell = part.cells[0]
     work = [part.detector, cell.faces, cell.canvas, cell.distance, config.cost.face_side, seconds, least]
-    command = [sys.executable, "-m", "lipcore.studies.cost.lip_speedups", "--process", json.dumps(work)]
-    command += ["--threads", str(torch.get_num_threads())]
+    arguments = json.dumps([work, torch.get_num_threads()])
+    command = [sys.executable, "-m", "lipcore.studies.cost.lip_speedups", arguments]
     plain = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
     done = subprocess.run(command, env={**plain, **environment}, capture_output=True, text=True, check=True)
     taken, peak = json.loads(done.stdout)
@@ -349,26 +344,27 @@ def _in_this_process(
     print(json.dumps([in_turns(work, seconds, least), largest_mb()]))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures what torch and the system offer to make a step cheaper."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--detector", default="", help="only this one of the detectors")
-    parser.add_argument("--only", nargs="+", default=list(SCOPES), choices=SCOPES)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--again", action="store_true", help="forget what was measured before")
-    parser.add_argument("--process", help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    if given.process:
-        _in_this_process(*json.loads(given.process))
-        return
-    path = results_path(EXPERIMENT, "full")
-    kept = path.with_suffix(".records.jsonl")
-    if given.again:
-        kept.unlink(missing_ok=True)
-    records = run(full(), kept, only=given.only, detector=given.detector)
-    print(summarise(full(), records, path))
+class LipSpeedups(Runnable):
+    """It counts processor time, on one thread, so that other work on the machine spoils little; parts are scopes."""
+
+    name = EXPERIMENT
+    title = "what torch and the system offer to make a step cheaper, and a large photograph's memory"
+
+    def run(self, run: Run) -> Path:
+        """Measures what is missing and writes the results; returns the results file. It has the full profile alone."""
+        torch.set_num_threads(run.workers.threads or 1)
+        path = self.path(replace(run, profile="full"))
+        scopes = [scope for scope in SCOPES if run.part in scope]
+        records = measured(full(), path.with_suffix(".records.jsonl"), only=scopes, detector=run.only)
+        return summarise(full(), records, path)
+
+    def table(self, run: Run) -> Path:
+        """Writes the results from what is measured already; returns the results file."""
+        path = self.path(replace(run, profile="full"))
+        return summarise(full(), Records(path.with_suffix(".records.jsonl"), KEY), path)
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # one process of several: see _in_a_process
+    arguments, threads = json.loads(sys.argv[1])
+    torch.set_num_threads(threads)
+    _in_this_process(*arguments)

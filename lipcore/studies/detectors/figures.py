@@ -17,7 +17,7 @@ from lipcore.detectors import Detector
 from lipcore.metrics.success import found
 from lipcore.report.plotting import draw_boxes, show
 from lipcore.report.style import FALSE, LOST, TRUE
-from lipcore.studies.detectors.hr_mini_eval import GROUNDS, MODES
+from lipcore.studies.detectors.hr_mini_table import GROUNDS, MODES
 
 LABELS = {"pyramid": "pyramid (0.25, 0.5, 1, 2)", "single": "one scale, as attacks see it"}
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from lipcore.paths import DATA, ROOT
+from lipcore.results import read_results
 
 _CARD = """\
 # HR-mini
@@ -67,7 +71,7 @@ times, and the held-out AP no longer rose at the end (`results/full/hr_mini_trai
 
 Faces under 10 px were never taught. How its errors differ between groups of people was not examined.
 
-This card is written by `python -m lipcore.studies.detectors.hr_mini_eval --card` from `results/full/hr_mini_eval.json`.
+This card is written by `lipcore data card hr-mini` from `results/full/hr_mini_eval.json`.
 """
 
 
@@ -103,3 +107,10 @@ def card(document: Mapping[str, Any]) -> str:
     if summary["seconds"] is not None:
         shown["seconds"] = f"{summary['seconds']:.2f} s"
     return _CARD.format_map(shown)
+
+
+def write() -> Path:
+    """Writes the card of the weights that ship; returns its path."""
+    path: Path = DATA / "weights" / "hr_mini.md"
+    path.write_text(card(read_results(ROOT / "results" / "full" / "hr_mini_eval.json")))
+    return path

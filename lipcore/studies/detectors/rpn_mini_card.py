@@ -1,9 +1,4 @@
-"""RPN-mini's model card, its numbers from the results of the COCO study and from the training's log.
-
-::
-
-    python -m lipcore.studies.detectors.rpn_mini_card     # data/weights/rpn_mini.md
-"""
+"""RPN-mini's model card, its numbers from the results of the COCO study and from the training's log."""
 
 from __future__ import annotations
 
@@ -74,7 +69,7 @@ better. Recall on the held-out photos did not rise in the second half of the tra
 so data limits it and not time. Objects under 10 px were never taught, and images are shrunk to 448 px first, so small
 objects are lost.
 
-This card is written by `python -m lipcore.studies.detectors.rpn_mini_card` from `results/full/coco_attack.json`.
+This card is written by `lipcore data card rpn-mini` from `results/full/coco_attack.json`.
 """
 
 
@@ -114,14 +109,10 @@ def card(document: Mapping[str, Any], log: Sequence[Mapping[str, Any]], network:
     )
 
 
-def main() -> None:
-    """Writes the card."""
+def write() -> Path:
+    """Writes the card of the weights that ship; returns its path."""
     with TRAINING_LOG.open(newline="") as file:
         log = list(csv.DictReader(file))
     path: Path = DATA / "weights" / "rpn_mini.md"
     path.write_text(card(read_results(ROOT / "results" / "full" / "coco_attack.json"), log, RPNMini()))
-    print(path)
-
-
-if __name__ == "__main__":
-    main()
+    return path

@@ -27,6 +27,7 @@ from lipcore.images import quantise
 from lipcore.metrics.intervals import Estimate, ratio_of_means, share
 from lipcore.metrics.success import Visibility, attack_success, found, visibility
 from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
+from lipcore.studies.base.study import Run, Runnable
 
 EXPERIMENT = "noise"
 #: The crowds of the quick profile: small photographs, the first with its faces in one corner, so that LIP is local.
@@ -208,3 +209,21 @@ def _summary(counts: dict[str, list[tuple[int, int]]], shown: list[Shown]) -> di
         summary[f"{key}_ssim"] = round(sum(v.ssim for v in images) / len(images), 3)
         summary[f"{key}_touched"] = round(100 * sum(v.touched for v in images) / len(images))
     return summary
+
+
+class Noise(Runnable):
+    """A minute of attacks, shown as they are made, and so without records."""
+
+    name = EXPERIMENT
+    title = "success and visibility of every perturbation on photographs (C7)"
+    own_detector = "centerface"
+
+    def run(self, run: Run) -> Path:
+        """Attacks the photographs of ``run.data``, or the crowds that come along; returns the results file."""
+        images = "" if run.data is None else str(run.data)
+        path, _ = measure(run.profile, run.load(self.under_study(run)), config_for(run.profile, images))
+        return path
+
+    def table(self, run: Run) -> Path:
+        """The same: nothing is recorded that a table could be made from."""
+        return self.run(run)

@@ -1,9 +1,4 @@
-"""Receptive fields of the detectors (C3): theoretical and effective, the Gaussian fit, overlap with neighbours.
-
-::
-
-    python -m lipcore.studies.receptive_fields.study --detector hr-mini
-"""
+"""Receptive fields of the detectors (C3): theoretical and effective, the Gaussian fit, overlap with neighbours."""
 
 from __future__ import annotations
 
@@ -13,17 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 
 from lipcore.detectors import load_detector
 from lipcore.detectors.base import Detector
 from lipcore.detectors.hr import random_hr
 from lipcore.detectors.weights import locate
-from lipcore.errors import LipcoreWarning, UnknownName
+from lipcore.errors import DataError, LipcoreWarning, UnknownName
 from lipcore.graph.rules import UnsupportedOperation
 from lipcore.receptive_field import (
     CALIBRATION_IMAGES,
@@ -33,7 +27,8 @@ from lipcore.receptive_field import (
     measure_erf,
     theoretical_sides,
 )
-from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
+from lipcore.results import Dataset, Stopwatch, digest, read_results, results_path, write_results
+from lipcore.studies.base.study import Run, Runnable
 from lipcore.studies.base.verdicts import Verdict
 
 EXPERIMENT = "receptive_fields"
@@ -156,16 +151,6 @@ def judge_c3(templates: Templates) -> Verdict:
     return Verdict("partly" if any(gaussian) or any(small) else "not", reason)
 
 
-def measure(profile: str, detectors: Sequence[str | Detector], seed: int = 2018) -> Path:
-    """Measures every detector and writes the results; returns the results file.
-
-    Raises:
-        UnknownName: no such profile.
-    """
-    path, _ = measure_fields(profile, detectors, seed)
-    return path
-
-
 def measure_fields(
     profile: str, detectors: Sequence[str | Detector], seed: int = 2018
 ) -> tuple[Path, dict[str, Fields]]:
@@ -254,16 +239,23 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def main(
-    profile: Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")] = "full",
-    detector: Annotated[str, typer.Option(help="By name, or package.module:factory.")] = "hr-mini",
-    threads: Annotated[int, typer.Option(help="Of torch; 0 for its own choice.")] = 0,
-) -> None:
-    """Measures the receptive fields of a detector and of those the book has beside it."""
-    if threads:
-        torch.set_num_threads(threads)
-    typer.echo(measure(profile, side_by_side(detector, profile)))
+class ReceptiveFields(Runnable):
+    """They are measured in a minute and have no records."""
 
+    name = EXPERIMENT
+    title = "receptive fields of the detectors, theoretical and effective (C3)"
 
-if __name__ == "__main__":
-    typer.run(main)
+    def run(self, run: Run) -> Path:
+        """Measures the detector under study and those the book has beside it; returns the results file."""
+        if run.workers.threads:
+            torch.set_num_threads(run.workers.threads)
+        path, _ = measure_fields(run.profile, side_by_side(self.under_study(run), run.profile))
+        return path
+
+    def table(self, run: Run) -> Path:
+        """Writes the scalars for prose anew from the rows of the results file; returns it."""
+        document = read_results(self.path(run))
+        scalars = summary(document["rows"])
+        if scalars != document["summary"]:
+            raise DataError(f"{self.path(run)} holds other scalars than its rows give; measure anew")
+        return self.path(run)
