@@ -165,7 +165,7 @@ class TestRegistry:
             assert isinstance(study, Runnable)
             assert study.name == name
             assert study.title
-            assert study.title[0].islower()
+            assert not study.title.endswith(".")
 
     def test_unknown_study(self) -> None:
         with pytest.raises(UnknownName, match="unknown study 'interferense'"):
