@@ -73,13 +73,15 @@ def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def _escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """In a docstring |x| is an absolute value and w *= 2 a product, neither of them reStructuredText."""
+    """In a docstring |x| is an absolute value, w *= 2 a product and AR@100 no address, none of them reStructuredText."""
     for i, line in enumerate(lines):
         text = line.strip()
         if text.startswith(">>>") or (text.startswith("|") and text.endswith("|") and text.count("|") > 2):
             continue  # code, or a row of a table
         pieces = re.split(r"(``.*?``)", line)
-        lines[i] = "".join(p if p.startswith("``") else re.sub(r"(?<!\\)(\||\*(?==))", r"\\\1", p) for p in pieces)
+        lines[i] = "".join(
+            p if p.startswith("``") else re.sub(r"(?<!\\)(\||\*(?==)|(?<=\w)@(?=\w))", r"\\\1", p) for p in pieces
+        )
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
