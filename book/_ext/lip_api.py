@@ -14,6 +14,8 @@ from typing import Any
 from sphinx.application import Sphinx
 
 MARKER = re.compile(r"<!-- lip-api (\S+)(.*?) -->")
+#: What reStructuredText would take for markup in a docstring.
+MARKUP = re.compile(r"(?<!\\)(\||\*(?==)|(?<=\w)@(?=\w))")
 SECTION = """
 ## `{name}`
 
@@ -73,7 +75,7 @@ def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 def _escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """In a docstring |x| is an absolute value, w *= 2 a product and AR@100 no address, none of them reStructuredText."""
+    """In a docstring |x| is an absolute value, w *= 2 a product and AR@100 no address."""
     for i, line in enumerate(lines):
         text = line.strip()
         if text.startswith(">>>") or (text.startswith("|") and text.endswith("|") and text.count("|") > 2):
