@@ -2,8 +2,8 @@
 
 sphinx-thebe, which makes pages live through a public Binder, names a script elsewhere on each page even when it is
 switched off, and so does myst-nb for widgets. The theme asks for its fonts ahead of time in a way that browsers refuse
-for a page opened from a disk, complains where no theme is chosen, its side bar's switches have no name, and its wide
-tables cannot be scrolled by keyboard.
+for a page opened from a disk, complains where no theme is chosen, its side bar's switches have no name, and wide
+tables and figures cannot be scrolled by keyboard.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def tidy(page: str) -> str:
     page = page.replace(
         '<div class="pst-scrollable-table-container">', '<div class="pst-scrollable-table-container" tabindex="0">'
     )
+    page = re.sub(r'<figure(?! class="lip-compare)(?![^>]*tabindex)', '<figure tabindex="0"', page)
     return re.sub(r'<th class="(head[^"]*)"', r'<th scope="col" class="\1"', page)
 
 
