@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lipcore.metrics.intervals import PAIRED_DRAWS, Outcomes, Paired, from_draws, gain, paired, ratio
+from lipcore.metrics.intervals import DRAWS, PAIRED_DRAWS, Outcomes, Paired, from_draws, gain, paired, ratio
 from lipcore.metrics.wider import WiderResult, bootstrap_weights
 from lipcore.results import poster
 from lipcore.studies.base.verdict_rules import FACTOR, Contrast, Reading
@@ -76,7 +76,7 @@ class Attacked:
         key = (epsilon, perturbation)
         if key not in self._precise:
             images = self.by[epsilon][perturbation]
-            weights = bootstrap_weights(len(images), draws=PAIRED_DRAWS, seed=0)
+            weights = bootstrap_weights(len(images), draws=DRAWS, seed=0)
             self._precise[key] = {s: (r, r.resampled(weights)) for s, r in precision(images).items() if r.n_faces}
         return self._precise[key]
 
