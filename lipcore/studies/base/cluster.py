@@ -33,7 +33,7 @@ def in_cluster(
     except ImportError as error:
         raise LipcoreError(f"a cluster needs dask: pip install 'lipcore[cluster]' ({error})") from error
     try:
-        client = Client(scheduler, timeout="30s")
+        client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
         raise LipcoreError(f"no dask scheduler answers at {scheduler}: {error}") from error
     with client:
