@@ -8,6 +8,7 @@ REGISTRY = {
     "pnet": "lipcore.detectors.pnet:PNet",
     "hr": "lipcore.detectors.hr:HR",
     "hr-mini": "lipcore.detectors.hr_mini:HRMini",
+    "hr-mini-2": "lipcore.detectors.hr_mini:HRMini2",
     "retinaface": "lipcore.detectors.retinaface:RetinaFace",
     "ssd-mobilenet": "lipcore.detectors.ssd_mobilenet:SSDMobileNet",
     "tiny-yolo": "lipcore.detectors.tiny_yolo:TinyYolo",

@@ -11,7 +11,8 @@ near that of HR's ResNet-101 (:meth:`HRMiniNet.receptive_field`).
 What is changed: every reduction of resolution is a convolution whose kernel is as wide as its stride, so that the cell
 (row, column) is centred on the pixel (8 column + 4, 8 row + 4) at every depth, and a flipped image gives a flipped map.
 
-The weights are made by :mod:`lipcore.training.hr_mini` and described in ``data/weights/hr_mini.md``.
+The weights are made by :mod:`lipcore.training.hr_mini` and described in ``data/weights/hr_mini.md``; those of HR-mini II,
+whose training went on from them, in ``data/weights/hr_mini_2.md``.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ class HRMini(Detector):
 
     def __init__(self, weights: str | Path | None = None) -> None:
         super().__init__()
-        path = find_weights("hr-mini", weights)
+        path = find_weights(self.name, weights)
         state = read_weights(path)
         sizes = state.pop("templates")
         self.register_buffer("sizes", sizes, persistent=False)
@@ -249,6 +250,19 @@ class HRMini(Detector):
         every, score, index = torch.cat(boxes), torch.cat(logits), torch.cat(responses)
         best = nms(every, score, self.nms_iou)
         return Detections(every[best], score[best].sigmoid(), index[best])
+
+
+class HRMini2(HRMini):
+    """HR-mini II: the same network, trained further on three times as many photos, with 15 templates up to 284 px.
+
+    Args:
+        weights: path of an ``hr_mini_2.safetensors``; the shipped one by default.
+
+    Raises:
+        WeightsError: no such file, or not an HR-mini.
+    """
+
+    name = "hr-mini-2"
 
 
 def resize(image: Tensor, size: Sequence[int]) -> Tensor:

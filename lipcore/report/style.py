@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 DETECTORS = {
     "hr": "HR",
     "hr-mini": "HR-mini",
+    "hr-mini-2": "HR-mini II",
     "centerface": "CenterFace",
     "retinaface": "RetinaFace",
     "ssd-mobilenet": "SSD-MobileNet",
@@ -44,6 +45,7 @@ METHOD_COLOURS = {
 DETECTOR_COLOURS = {
     "hr": "#000000",
     "hr-mini": "#882255",
+    "hr-mini-2": "#dd77aa",
     "centerface": "#117733",
     "retinaface": "#332288",
     "ssd-mobilenet": "#999933",
