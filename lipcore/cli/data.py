@@ -55,16 +55,19 @@ def measure_fields(
 
 
 @data.command("card")
-def write_card(name: Annotated[str, typer.Argument(help="Weights of our own: hr-mini or rpn-mini.")]) -> None:
+def write_card(
+    name: Annotated[str, typer.Argument(help="Weights of our own: hr-mini, hr-mini-2 or rpn-mini.")],
+) -> None:
     """Writes the model card of the weights NAME from the project's results."""
     from lipcore.errors import UnknownName
     from lipcore.studies.detectors import hr_mini_card, rpn_mini_card
 
     with told():
-        cards = {"hr-mini": hr_mini_card.write, "rpn-mini": rpn_mini_card.write}
-        if name not in cards:
-            raise UnknownName("model card", name, cards)
-        typer.echo(f"written to {cards[name]()}")
+        valid = [*hr_mini_card.CARDS, "rpn-mini"]
+        if name not in valid:
+            raise UnknownName("model card", name, valid)
+        path = rpn_mini_card.write() if name == "rpn-mini" else hr_mini_card.write(name)
+        typer.echo(f"written to {path}")
 
 
 @data.command("check")

@@ -11,8 +11,8 @@ near that of HR's ResNet-101 (:meth:`HRMiniNet.receptive_field`).
 What is changed: every reduction of resolution is a convolution whose kernel is as wide as its stride, so that the cell
 (row, column) is centred on the pixel (8 column + 4, 8 row + 4) at every depth, and a flipped image gives a flipped map.
 
-The weights are made by :mod:`lipcore.training.hr_mini` and described in ``data/weights/hr_mini.md``; those of HR-mini II,
-whose training went on from them, in ``data/weights/hr_mini_2.md``.
+The weights are made by :mod:`lipcore.training.hr_mini` and described in ``data/weights/hr_mini.md``; those of
+HR-mini II, whose training went on from them, in ``data/weights/hr_mini_2.md``.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from lipcore.studies.detectors.figures import (
     template_figure,
 )
 from lipcore.studies.detectors.hr_mini_card import AIMS, aims, card
-from lipcore.studies.detectors.hr_mini_eval import HRMiniEval
+from lipcore.studies.detectors.hr_mini_eval import HRMini2Eval, HRMiniEval
 from lipcore.training.hr_mini import Run
 
 SMALL = hr_mini_eval.Config(dataset="generated", images=1, sides=(24,), drawn=1, faces=4, distance=8, canvas=128)
@@ -169,32 +169,39 @@ def test_examples_are_drawn_with_what_is_missed(blind: HRMini) -> None:
     assert len(figure.axes[1].patches) == missed
 
 
-SHIPPED = DATA / "weights" / "hr_mini.safetensors"
-EVALUATED = ROOT / "results" / "full" / "hr_mini_eval.json"
+STUDIES = {"hr-mini": HRMiniEval, "hr-mini-2": HRMini2Eval}
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="HR-mini's weights are not in this checkout")
+@pytest.mark.parametrize("name", STUDIES)
 class TestShipped:
     """The weights, their registry entry, their card and their evaluation belong together."""
 
-    def test_the_registry_knows_the_file(self) -> None:
-        entry = weights.registry()["hr-mini"]
-        assert (entry.sha256, entry.bytes) == (weights.sha256(SHIPPED), SHIPPED.stat().st_size)
+    @staticmethod
+    def shipped(name: str) -> Path:
+        return DATA / "weights" / weights.registry()[name].file
+
+    @staticmethod
+    def evaluated(name: str) -> Path:
+        return ROOT / "results" / "full" / f"{STUDIES[name].name}.json"
+
+    def test_the_registry_knows_the_file(self, name: str) -> None:
+        entry, file = weights.registry()[name], self.shipped(name)
+        assert (entry.sha256, entry.bytes) == (weights.sha256(file), file.stat().st_size)
         assert entry.bytes < 12e6
 
-    def test_the_card_says_what_was_measured(self) -> None:
-        document = read_results(EVALUATED)
-        assert document["summary"]["sha256"] == weights.sha256(SHIPPED)
-        assert (DATA / "weights" / "hr_mini.md").read_text() == card(document)
+    def test_the_card_says_what_was_measured(self, name: str) -> None:
+        document = read_results(self.evaluated(name))
+        assert document["summary"]["sha256"] == weights.sha256(self.shipped(name))
+        assert self.shipped(name).with_suffix(".md").read_text() == card(document)
         assert "not measured" not in card(document)
 
-    def test_the_table_follows_from_its_records(self) -> None:
-        document = read_results(EVALUATED)
+    def test_the_table_follows_from_its_records(self, name: str) -> None:
+        document = read_results(self.evaluated(name))
         config = hr_mini_eval.PROFILES["full"]
-        records = Records(EVALUATED.with_suffix(".records.jsonl"), HRMiniEval.key)
+        records = Records(self.evaluated(name).with_suffix(".records.jsonl"), HRMiniEval.key)
         mine = [r for r in records if r["weights"] == document["summary"]["sha256"][:12]]
         assert {r["config"] for r in mine} == {digest(config)}
-        for new, old in zip(hr_mini_table.rows(mine), document["rows"], strict=True):
+        for new, old in zip(hr_mini_table.rows(mine, detector=name), document["rows"], strict=True):
             assert new.keys() == old.keys()
             for key in ("value", "ci_low", "ci_high"):
                 assert new[key] == old[key] or np.isclose(new[key], old[key])

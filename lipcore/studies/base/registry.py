@@ -28,6 +28,7 @@ STUDIES = {
     "receptive_fields": "lipcore.studies.receptive_fields.study:ReceptiveFields",
     "noise": "lipcore.studies.noise.study:Noise",
     "hr_mini_eval": "lipcore.studies.detectors.hr_mini_eval:HRMiniEval",
+    "hr_mini_2_eval": "lipcore.studies.detectors.hr_mini_eval:HRMini2Eval",
     "lip_cost": "lipcore.studies.cost.lip_cost:LipCost",
     "lip_speedups": "lipcore.studies.cost.lip_speedups:LipSpeedups",
     "lip_bench": "lipcore.studies.cost.lip_bench:LipBench",

@@ -81,15 +81,15 @@ class HRMiniEval(Study[Config]):
         return self.of_profile(run, PROFILES)
 
     def detectors(self, config: Config, run: Run) -> Sequence[str]:
-        """HR-mini, whatever detector is under study elsewhere."""
-        return ["hr-mini"]
+        """An HR-mini, whatever detector is under study elsewhere."""
+        return [self.own_detector]
 
     def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
         """The benchmark's images over the pyramid and at one scale, drawn faces, and a step.
 
         Where the benchmark's images are not at hand, its part is left out.
         """
-        shared = {"config": digest(config), "weights": infos["hr-mini"].sha256[:12]}
+        shared = {"config": digest(config), "weights": infos[self.own_detector].sha256[:12]}
         try:
             items = list(islice(load_items(config.dataset, run.data).values(), config.images))
         except DataError as error:
@@ -105,7 +105,7 @@ class HRMiniEval(Study[Config]):
 
     def measure(self, config: Config, unit: Unit, run: Run) -> Iterator[Record]:
         """One image in each mode, or one drawn image, or a step."""
-        detector = run.load("hr-mini")
+        detector = run.load(self.own_detector)
         assert isinstance(detector, HRMini)
         for want in unit.wanted:
             watch = Stopwatch()
@@ -119,17 +119,17 @@ class HRMiniEval(Study[Config]):
 
     def used(self, config: Config, infos: Infos, records: Records, run: Run) -> list[Record]:
         """All of the configuration and weights, whatever images are at hand."""
-        mine = (digest(config), infos["hr-mini"].sha256[:12])
+        mine = (digest(config), infos[self.own_detector].sha256[:12])
         return [r for r in records if (r["config"], r["weights"]) == mine]
 
     def tabulated(
         self, config: Config, records: Sequence[Record], infos: Infos
     ) -> tuple[list[Record], Mapping[str, Any]]:
         """See :mod:`lipcore.studies.detectors.hr_mini_table`."""
-        table = list(rows(records, self.seed))
+        table = list(rows(records, self.seed, self.own_detector))
         images = sum(r["kind"] == MODES[0] for r in records)
         drawn = sum(r["faces"] for r in records if r["kind"] == "drawn")
-        return table, summary(table, infos["hr-mini"]) | {"images": images, "drawn": drawn}
+        return table, summary(table, infos[self.own_detector]) | {"images": images, "drawn": drawn}
 
     def dataset(self, config: Config, records: Sequence[Record]) -> Dataset:
         """The benchmark's images and the drawn ones."""
@@ -146,6 +146,14 @@ class HRMiniEval(Study[Config]):
     def alike(self, config: Config, record: Record) -> Sequence[tuple[Hashable, float]]:
         """Those of the same kind."""
         return [(record["kind"], 1.0)]
+
+
+class HRMini2Eval(HRMiniEval):
+    """The same of HR-mini II."""
+
+    name = "hr_mini_2_eval"
+    title = "how good HR-mini II is: precision on WIDER FACE val, recall of drawn faces, its cost"
+    own_detector = "hr-mini-2"
 
 
 def _benchmark(config: Config, detector: HRMini, item: Item, mode: str) -> Record:

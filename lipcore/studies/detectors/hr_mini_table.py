@@ -26,41 +26,46 @@ GROUNDS = ("grey", "photograph")
 MODES = ("pyramid", "single")
 
 
-#: The learning curves of the weights that ship, as the training wrote them.
-TRAINING_LOG = ROOT / "results" / "full" / "hr_mini_training.csv"
+def log_of(detector: str) -> Path:
+    """The learning curves of weights that ship, as the training wrote them."""
+    return ROOT / "results" / "full" / f"{detector.replace('-', '_')}_training.csv"
 
 
-def rows(records: Iterable[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[str, Any]]:
+#: Those of HR-mini.
+TRAINING_LOG = log_of("hr-mini")
+
+
+def rows(records: Iterable[Mapping[str, Any]], seed: int = 0, detector: str = "hr-mini") -> Iterator[dict[str, Any]]:
     """The rows of a result, from the records of one configuration and one weights file.
 
     ``ap`` and ``ap_exact`` for each mode and subset; ``faces``, the share of a subset's faces that a detection of
     probability ``tau`` fits, and ``wrong``, the detections of 0.5 that fit none, an image. Of drawn faces ``recall``
     and ``false_positives`` (an image) for each side and ground and over all sides. ``seconds`` of a step.
     """
+
+    def row(value: float, low: float | None, high: float | None, n: int) -> dict[str, Any]:
+        return {"detector": detector, "value": value, "ci_low": low, "ci_high": high, "n": n}
+
     used = list(records)
     for mode in MODES:
         own = [r for r in used if r["kind"] == mode]
-        yield from precision_rows(own, {"detector": "hr-mini", "mode": mode}, seed)
+        yield from precision_rows(own, {"detector": detector, "mode": mode}, seed)
     drawn = [r for r in used if r["kind"] == "drawn"]
     for side in (*sorted({r["side"] for r in drawn}), None):
         for ground in GROUNDS:
             own = [r for r in drawn if r["ground"] == ground and side in (None, r["side"])]
             recall = share([r["found"] for r in own], [r["faces"] for r in own], seed=seed)
             shared = {"side": side, "ground": ground, "n_faces": sum(r["faces"] for r in own)}
-            yield _row(recall.value, recall.low, recall.high, recall.n) | {"metric": "recall"} | shared
+            yield row(recall.value, recall.low, recall.high, recall.n) | {"metric": "recall"} | shared
             wrong = sum(r["false"] for r in own) / len(own)
-            yield _row(wrong, None, None, len(own)) | {"metric": "false_positives"} | shared
+            yield row(wrong, None, None, len(own)) | {"metric": "false_positives"} | shared
     for record in used:
         if record["kind"] == "step":
-            yield _row(record["step"], None, None, 1) | {
+            yield row(record["step"], None, None, 1) | {
                 "metric": "seconds",
                 "threads": record["threads"],
                 "machine": record["machine"],
             }
-
-
-def _row(value: float, low: float | None, high: float | None, n: int) -> dict[str, Any]:
-    return {"detector": "hr-mini", "value": value, "ci_low": low, "ci_high": high, "n": n}
 
 
 def training_log(path: Path) -> list[dict[str, float]]:
@@ -114,7 +119,8 @@ def summary(table: Iterable[Mapping[str, Any]], info: DetectorInfo) -> dict[str,
         if name and np.isfinite(row["value"]):
             made |= {name: round(row["value"], 3)}
             made |= {f"{name}_low": round(row["ci_low"], 3), f"{name}_high": round(row["ci_high"], 3)}
-    log = training_log(TRAINING_LOG) if TRAINING_LOG.is_file() else []
+    path = log_of(info.name)
+    log = training_log(path) if path.is_file() else []
     last: dict[str, Any] = log[-1] if log else {}
     for key in ("step", "minutes", "loss_score", "loss_box", "held_out_ap", "held_out_recall"):
         made[f"trained_{key}"] = int(last[key]) if key == "step" and last else last.get(key)
