@@ -22,7 +22,7 @@ from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
 from lipcore.studies.benchmarks.images import Item, fit, load_items, truth
 
 #: In the order in which they are measured, the quickest first.
-DETECTORS = ("tiny-yolo", "ssd-mobilenet", "retinaface", "hr-mini", "centerface")
+DETECTORS = ("tiny-yolo", "ssd-mobilenet", "retinaface", "hr-mini", "hr-mini-2", "centerface")
 TITLES = {"wider": "WIDER FACE val", "generated": "generated crowds"}
 #: Probabilities at which faces are counted: the usual one, and the least that precision sees.
 TAUS = (0.5, 0.03)
