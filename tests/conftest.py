@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each worker; read before torch starts its own
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts background jobs with Ctrl-C ignored, and all their processes inherit it; here it is as for a user.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("lipcore", deadline=None, derandomize=True, max_examples=25)
 settings.load_profile("lipcore")

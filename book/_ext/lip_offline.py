@@ -2,8 +2,9 @@
 
 sphinx-thebe, which makes pages live through a public Binder, names a script elsewhere on each page even when it is
 switched off, and so does myst-nb for widgets. The theme asks for its fonts ahead of time in a way that browsers refuse
-for a page opened from a disk, complains where no theme is chosen, its side bar's switches have no name, and wide
-tables and figures cannot be scrolled by keyboard.
+for a page opened from a disk, loads its icons twice, as a font and as a script of 1.5 MB, complains where no theme is
+chosen, its side bar's switches have no name, and wide tables and figures cannot be scrolled by keyboard. Docutils calls
+the references a list, and puts more than items into it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def _described(script: Any) -> str:
 def tidy(page: str) -> str:
     """A page of the theme with what it leaves out."""
     page = re.sub(r'\s*<link rel="preload" as="font"[^>]*>', "", page)
+    page = re.sub(r'\s*<script src="[^"]*/fontawesome/[^"]*"></script>', "", page)
+    page = page.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+    page = page.replace(' role="doc-biblioentry"', "")
     page = page.replace('data-default-mode=""', 'data-default-mode="auto"')
     page = page.replace('localStorage.getItem("mode") || ""', 'localStorage.getItem("mode") || "auto"')
     page = re.sub(r'<summary>(?=\s*<span class="toctree-toggle")', '<summary aria-label="Pages below this one">', page)

@@ -21,8 +21,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser tests: there is no Chromium on this machine")
 
 SIZES = {"wide": {"width": 1400, "height": 900}, "narrow": {"width": 390, "height": 844}}
-SETTINGS = [(size, theme) for size in SIZES for theme in ("light", "dark")]
-#: A page and all it loads but fonts.
+#: Each width and each theme once: colours do not depend on the width, nor the layout on the theme.
+SETTINGS = [("wide", "light"), ("narrow", "dark")]
+#: A page and all it loads but fonts and the theme's own files, which come once for all pages (0.7 MB).
 HEAVIEST = 1_500_000
 PAGES = sorted(p.stem for p in (Path(__file__).parents[2] / "book").iterdir() if p.suffix in {".md", ".ipynb"})
 #: The theme's own: its side bars come as nested landmarks, and its code blocks scroll.
@@ -72,8 +73,10 @@ def test_a_page_loads_little_and_from_its_folder_alone_without_an_error(visit: V
     here = [url for url in visit.requests if url.startswith(html.as_uri())]
     assert [url for url in visit.requests if url not in here and not url.startswith(("data:", "blob:"))] == []
     files = {Path(html, url.removeprefix(f"{html.as_uri()}/").split("?")[0].split("#")[0]) for url in here}
-    weights = {f.name: f.stat().st_size for f in files if f.suffix not in {".woff", ".woff2", ".ttf"}}
+    theme = {f for f in files if f.suffix in {".css", ".js", ".woff", ".woff2", ".ttf"} and "_static" in f.parts}
+    weights = {f.name: f.stat().st_size for f in files - theme}
     assert sum(weights.values()) < HEAVIEST, weights
+    assert sum(f.stat().st_size for f in theme if "font" not in f.as_posix()) < HEAVIEST / 2, "the theme has grown"
 
 
 def test_a_page_does_not_scroll_sideways(visit: Visit) -> None:
