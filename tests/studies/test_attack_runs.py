@@ -22,7 +22,7 @@ from studying import completed
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.updates import i_fgsm
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError, UnknownName, WeightsError
 from lipcore.images import quantise
 from lipcore.metrics.wider_boxes import iou_plus_one
 from lipcore.results import read_results
@@ -358,8 +358,13 @@ class TestOnCrowds:
             return toys.Toy()
 
         monkeypatch.setattr(toys, "make", make)
-        wider_attack.WiderAttack().run(self.run(tmp_path, weights=Path("a.pt")))
-        assert {str(w) for w in given} == {"a.pt"}
+        file = tmp_path / "a.pt"
+        with pytest.raises(WeightsError, match="no weights file at"):
+            wider_attack.WiderAttack().run(self.run(tmp_path, weights=file))
+        file.write_bytes(b"weights")
+        wider_attack.WiderAttack().run(self.run(tmp_path, weights=file))
+        assert given
+        assert set(given) == {file}
 
     def test_where_images_are_missing_the_table_is_of_the_records(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -97,12 +97,12 @@ def test_what_was_not_measured_says_so(rows: pd.DataFrame) -> None:
 def test_detectors_stand_below_and_epsilons_beside_one_another(rows: pd.DataFrame) -> None:
     figure = ipi_figure(rows, poster("ipi"))
     assert titles(figure) == [
-        "hr-mini, epsilon 4", "hr-mini, epsilon 2", "pnet, epsilon 4", "pnet, epsilon 2: not measured",
+        "HR-mini, epsilon 4", "HR-mini, epsilon 2", "P-Net, epsilon 4", "P-Net, epsilon 2: not measured",
     ]  # fmt: skip
     figure.canvas.draw()
     assert titles(ipi_figure(rows[rows["epsilon"] == 4], poster("ipi"), "interference")) == [
-        "hr-mini, epsilon 4",
-        "pnet, epsilon 4",
+        "HR-mini, epsilon 4",
+        "P-Net, epsilon 4",
     ]
 
 

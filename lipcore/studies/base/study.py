@@ -29,7 +29,7 @@ import torch
 from tqdm import tqdm
 
 from lipcore.detectors import Detector, load_detector
-from lipcore.detectors.weights import sha256
+from lipcore.detectors.weights import find_weights, sha256
 from lipcore.errors import DataError, LipcoreError, UnknownName
 from lipcore.results import (
     Dataset,
@@ -228,7 +228,7 @@ class Study(Runnable, Generic[Config]):
         names, own = (tuple(self.detectors(self.config(of), of)) for of in (run, plain))
         variant = "+".join(names) if set(names) != set(own) else ""
         if run.weights is not None:
-            variant = f"{variant or run.detector}-{sha256(run.weights)[:8]}"
+            variant = f"{variant or run.detector}-{sha256(find_weights(run.detector, run.weights))[:8]}"
         return results_path(self.name, run.profile, variant)
 
     def of_profile(self, run: Run, profiles: Mapping[str, Found]) -> Found:
