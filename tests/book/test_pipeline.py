@@ -61,8 +61,8 @@ class Toy:
 @pytest.fixture
 def toy(root: Path, tmp_path: Path, clean_environment: dict[str, str]) -> Toy:
     folder = tmp_path / "a checkout"
-    shutil.copytree(root / "book" / "_ext", folder / "book" / "_ext", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(root / "lipcore", folder / "lipcore", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("book/_ext", "book/_static", "lipcore"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("dodo.py", "_config.yml", "CITATION.cff", "book/references.bib", "data/registry.toml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / name, folder / name)
