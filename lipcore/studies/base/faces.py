@@ -170,8 +170,10 @@ class SceneStudy(Study[Config]):
         return list(dict.fromkeys(name for name, _, _ in self.scenes(config)))
 
     def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
-        """One for each scene and strength."""
+        """One for each scene and strength of the detectors at hand."""
         for name, scene, perturbations in self.scenes(config):
+            if name not in infos:
+                continue
             shared = {"config": self.fingerprint(self.settings(config), infos[name]), "detector": infos[name].name}
             part = f"{name}, {', '.join(f'{k} {v:g}' for k, v in scene.items() if k in self.of and k != 'scene')}"
             yield Unit(shared | scene, tuple({"perturbation": p} for p in perturbations), name, part)
