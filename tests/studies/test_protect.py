@@ -152,7 +152,7 @@ class TestTable:
 class TestStudy:
     def test_of_ones_own_detector(self) -> None:
         config = Protect().config(Run(profile="quick", detector="toys:make"))
-        assert config.detectors == ("toys:make", "retinaface")
+        assert config.detectors == ("toys:make", "centerface")
         full = PROFILES["full"]
         assert Protect().config(Run(profile="full", detector="centerface")) == full
         sources = [noise.sources for noise in full.noises() if len(noise.sources) == len(full.detectors) - 1]
