@@ -9,6 +9,7 @@
 ``{{ experiment_run }}``    which run ``{{ experiment_... }}`` speaks of: ``quick``, ``full`` or ``custom``
 ``{{ poster_table_... }}``  the poster's number in ``data/poster/table.csv``: ``{{ poster_ipi_imp_9_40_asr }}``
 ``{{ version }}``           of this edition; ``{{ released }}``: its date; ``{{ pdf_link }}``: to the PDF if any
+``{{ citation }}``          BibTeX of this edition, from ``CITATION.cff`` (on a line of its own)
 ``{{ notebooks_table }}``   a table of what each notebook took in this build (on a line of its own)
 ``{{ runs_table }}``        a table of what is measured in the full and in this build's run, and what it cost
 ``{{ full(...) }}``         one value of the full run's rows: ``{{ full("wider_attack", "asr", detector="hr-mini") }}``
@@ -30,6 +31,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
@@ -157,9 +159,20 @@ def runs_table(folders: list[Path]) -> str:
 
 
 def about(citation: Path) -> dict[str, str]:
-    """Version and date of this edition, from the file that says how to cite it."""
-    fields = dict(re.findall(r"^(version|date-released): *\"?([\w.-]+)", citation.read_text(encoding="utf8"), re.M))
-    return {"version": fields["version"], "released": fields["date-released"]}
+    """Version and date of this edition, and how to cite it, from the file that says so."""
+    said = yaml.safe_load(citation.read_text(encoding="utf8"))
+    fields = {
+        "author": "{" + " and ".join(author["name"] for author in said["authors"]) + "}",
+        "title": said["title"],
+        "version": str(said["version"]),
+        "date": str(said["date-released"]),
+    }
+    bibtex = "".join(f"  {key:7} = {{{value}}},\n" for key, value in fields.items())
+    return {
+        "version": fields["version"],
+        "released": fields["date"],
+        "citation": f"```bibtex\n@software{{lipbook,\n{bibtex}}}\n```",
+    }
 
 
 def _pdf() -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lipcore.report.style import DETECTORS, detector_name, in_order
+from lipcore.report.style import DETECTORS, detector_name
 from lipcore.report.verdict_table import chip, effect
 
 
@@ -67,32 +67,30 @@ CLAIMS = (
 
 
 def claim_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Claim by detector: a chip for each reading of the poster (and outcome), whose hint is its effect.
+    """Step by step of each claim: the words that were found, and for which detectors, whose hints are the effects.
 
     Args:
         rows: of ``results/full/verdicts.json``.
     """
-    judged = [r for r in rows if r["primary"]]
-    detectors = in_order({r["detector"] for r in judged if r["detector"] in DETECTORS})
+    judged = [r for r in rows if r["primary"] and (r["detector"] in DETECTORS or r["word"] == "not measured")]
     table = []
     for claim in CLAIMS:
         own = [r for r in judged if r["claim"] == claim.id]
-        chapter = f'<a href="{claim.chapter}.html">{claim.chapter.replace("_", " ")}</a>' if claim.chapter else ""
+        name = f'<a href="{claim.chapter}.html">{claim.id}</a>' if claim.chapter else claim.id
         for i, arm in enumerate(dict.fromkeys(map(arm_of, own)) or [""]):
-            cells = {
-                detector_name(d): "<br>".join(
-                    _labelled(r) for r in own if arm_of(r) == arm and r["detector"] in (d, NOBODY) and _shown(r, d, own)
-                )
-                for d in detectors
-            }
-            text = f"<b>{claim.id}</b> {claim.text}" if i == 0 else ""
-            table.append({"claim": text, "step": arm, "poster (HR)": claim.poster if i == 0 else "", **cells})
-            table[-1]["chapter"] = chapter if i == 0 else ""
-    return pd.DataFrame(table).fillna("")
+            found = [r for r in own if arm_of(r) == arm]
+            labels = dict.fromkeys(map(_label, found))
+            line = {"claim": f"<b>{name}</b> {claim.text}", "poster": claim.poster} if i == 0 else {}
+            line |= {"step": arm, "found": "".join(_found(l, [r for r in found if _label(r) == l]) for l in labels)}
+            table.append(line)
+    return pd.DataFrame(table, columns=["claim", "poster", "step", "found"]).fillna("")
 
 
-#: The detector of a row for which nothing was measured yet.
-NOBODY = "all detectors"
+#: In the order in which they stand on a line; P-Net's own two come last.
+WORDS = (
+    "supported", "weaker than claimed", "inconclusive", "contradicted", "exploratory", "not testable", "not measured",
+    "as predicted", "not as predicted",
+)  # fmt: skip
 
 
 def arm_of(row: Mapping[str, Any]) -> str:
@@ -105,21 +103,23 @@ def arm_of(row: Mapping[str, Any]) -> str:
     return step.partition(":")[0].partition(" (")[0] if claim in ("C3", "C4", "C7") else ""
 
 
-def _shown(row: Mapping[str, Any], detector: str, own: Sequence[Mapping[str, Any]]) -> bool:
-    """Not the mean over detectors; of what is not measured at all a single chip, with the first detector."""
-    if row["detector"] == detector:
-        return True
-    first = in_order({r["detector"] for r in own if r["detector"] in DETECTORS} or {next(iter(DETECTORS))})
-    return row["word"] == "not measured" and first[:1] == [detector]
-
-
-def _labelled(row: Mapping[str, Any]) -> str:
+def _label(row: Mapping[str, Any]) -> str:
+    """The reading of the poster and the outcome that a row is of."""
     reading = "" if row["reading"] == "both" else row["reading"]
     outcome = row["metric"].upper() if row["claim"] in ("C5", "C6", "C7") else ""
     separation = "separation alone" if row["step"].endswith("LIP-A - LP") else ""
-    label = ", ".join(filter(None, (reading, outcome, separation)))
-    shown = chip(row["word"]).replace("<span ", f'<span title="{effect(row)}, n {row["n"]}" ', 1)
-    return f"{shown} <small>{label}</small>"
+    return ", ".join(filter(None, (reading, outcome, separation)))
+
+
+def _found(label: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line: each word, the most favourable first, with the detectors it is about."""
+    words = sorted({r["word"] for r in rows}, key=WORDS.index)
+    chips = []
+    for word in words:
+        of = [r for d in DETECTORS for r in rows if (r["word"], r["detector"]) == (word, d)]
+        names = [f'<span title="{effect(r)}, n {r["n"]}">{detector_name(r["detector"])}</span>' for r in of]
+        chips.append(f"{chip(word)} {', '.join(names)}".strip())
+    return f'<div class="lip-found"><small>{label}</small> {" ".join(chips)}</div>'
 
 
 def verdict_cell(verdict: str, reason: str) -> str:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lipcore.metrics.intervals import Estimate
 from lipcore.report.claims import CLAIMS, claim_table
+from lipcore.report.style import DETECTORS, detector_name
 from lipcore.report.verdict_table import chip, effect, verdict_table
 from lipcore.results import read_results
 from lipcore.studies.base.verdicts import LEAST_CLEAN, LEAST_IMAGES, Comparison, judge
@@ -163,24 +164,29 @@ class TestClaimTable:
         ]
         table = claim_table(rows)
         assert len(table) == len(CLAIMS) == 8
-        assert table["HR-mini"][0].count("<span") == 2
-        assert "verdict-contradicted" in table["HR-mini"][0]
-        assert "+31.0 [+10.0, +50.0] points, n 40" in table["HR-mini"][0]
-        assert "as predicted" in table["P-Net"][0]
-        assert set(table["HR-mini"][1:]) == {""}
+        whole, instance = table["found"][0].split("</div>")[:2]
+        assert whole.index("verdict-supported") < whole.index("HR-mini") < whole.index("as predicted")
+        assert whole.index("as predicted") < whole.index("P-Net")
+        assert "+31.0 [+10.0, +50.0] points, n 40" in whole
+        assert "verdict-contradicted" in instance
+        assert "P-Net" not in instance
+        assert set(table["found"][1:]) == {""}
+
+    def test_detectors_of_one_word_share_a_chip(self) -> None:
+        (found,) = claim_table([verdict_row(), verdict_row(detector="centerface")])["found"][:1]
+        assert found.count("verdict verdict-") == 1
+        assert found.index("HR-mini") < found.index("CenterFace")
 
     def test_what_is_not_measured_is_said_once(self) -> None:
         rows = [verdict_row(), verdict_row(detector="pnet")]
         rows.append(verdict_row(detector="all detectors", word="not measured", value=None, reading="instance"))
-        table = claim_table(rows)
-        assert "not measured" in table["HR-mini"][0]
-        assert "not measured" not in table["P-Net"][0]
+        assert claim_table(rows)["found"][0].count("not measured") == 1
 
     def test_steps_of_a_claim_have_lines_of_their_own(self) -> None:
         steps = ("IMP to LP", "IMP-I to LP", "LP to LIP-A")
         table = claim_table([verdict_row(claim="C5", step=s, metric=m) for s in steps for m in ("asr", "ap")])
         assert list(table["step"][4:6]) == ["IMP → LP", "LP → LIP-A"]
-        assert table["HR-mini"][4].count("<span") == 4
+        assert table["found"][4].count("HR-mini") == 4
 
     def test_without_verdicts_every_claim_is_still_named(self) -> None:
         table = claim_table([])
@@ -194,8 +200,10 @@ class TestClaimTable:
         exec("from IPython.display import HTML\n" + "\n".join(before), scope)
         page = eval(last, scope).data
         rows = read_results(root / "results" / "full" / "verdicts.json")["rows"]
-        chips = [r for r in rows if r["primary"] and r["detector"] != "all detectors"]
-        assert page.partition("<details")[0].count("verdict verdict-") >= len(chips)
+        found = page.partition("<details")[0]
+        for row in rows:
+            if row["primary"] and row["detector"] in DETECTORS:
+                assert f'title="{effect(row)}, n {row["n"]}">{detector_name(row["detector"])}<' in found
         for row in rows:
             if row["primary"]:
                 assert effect(row) in page
