@@ -120,8 +120,3 @@ def _found(label: str, rows: Sequence[Mapping[str, Any]]) -> str:
         names = [f'<span title="{effect(r)}, n {r["n"]}">{detector_name(r["detector"])}</span>' for r in of]
         chips.append(f"{chip(word)} {', '.join(names)}".strip())
     return f'<div class="lip-found"><small>{label}</small> {" ".join(chips)}</div>'
-
-
-def verdict_cell(verdict: str, reason: str) -> str:
-    """A verdict as a coloured label with its reason below it, in HTML."""
-    return f'<span class="verdict verdict-{verdict.replace(" ", "-")}">{verdict}</span><br><small>{reason}</small>'

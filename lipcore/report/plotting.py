@@ -10,8 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from lipcore.report.style import detector_name
-
 PAPER = "poster (HR)"
 
 
@@ -62,30 +60,6 @@ def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     titled = f"<caption>{caption}</caption>" if caption else ""
     table = f"<table>{titled}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return f'<div class="lip-table" tabindex="0">{table}</div>'
-
-
-def difference_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """The comparisons behind the verdicts: differences in percentage points, of visibility in its own unit."""
-    chosen = rows[rows["metric"] == "difference"]
-    return pd.DataFrame(
-        {
-            "detector": detector_name(row["detector"]),
-            "claim": row["claim"].upper(),
-            "comparison": row["label"],
-            "difference": _difference(row),
-            "images": row["n"],
-            "_dim": not row["counts"],
-        }
-        for row in chosen.to_dict("records")
-    )
-
-
-def _difference(row: Mapping[Any, Any]) -> str:
-    for metric, digits, unit in (("PSNR", 1, " dB"), ("SSIM", 3, "")):
-        if metric in row["label"] and not pd.isna(row["value"]):
-            value, low, high = (f"{row[key]:z.{digits}f}" for key in ("value", "ci_low", "ci_high"))
-            return f"{value} [{low}, {high}]{unit}"
-    return f"{percent(row)} points"
 
 
 def show(axis: Axes, image: Tensor) -> None:

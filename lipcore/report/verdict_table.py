@@ -89,7 +89,9 @@ def verdicts_html(claims: Sequence[str], *, dataset: str = "") -> str:
         return "<p>Not measured yet: <code>lipcore table verdicts</code> makes it from the records.</p>"
     rows = read_results(path)["rows"]
     first, second = (verdict_table(rows, claims, primary=p, dataset=dataset) for p in (True, False))
-    html = html_table(first, "Primary contrasts: effect with its 95 % interval, and the poster's.")
+    html = (
+        "" if first.empty else html_table(first, "Primary contrasts: effect with its 95 % interval, and the poster's.")
+    )
     if second.empty:
         return html
     caption = "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector."

@@ -1,4 +1,4 @@
-"""What tables print: shares with intervals, counts where all or none, differences in their own unit."""
+"""What tables print: shares with intervals, counts where all or none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pandas as pd
 import pytest
 
-from lipcore.report.plotting import difference_table, folded, html_table, percent
+from lipcore.report.plotting import folded, html_table, percent
 from lipcore.report.style import DETECTORS, METHODS, detector_name, in_order, method_name
 
 
@@ -23,20 +23,6 @@ from lipcore.report.style import DETECTORS, METHODS, detector_name, in_order, me
 )
 def test_percent(row: dict[str, object], printed: str) -> None:
     assert percent(row) == printed
-
-
-def test_a_difference_in_decibels_is_no_percentage() -> None:
-    shared = {"metric": "difference", "detector": "hr-mini", "claim": "c7", "n": 9, "counts": True}
-    rows = pd.DataFrame(
-        [
-            shared | {"label": "PSNR of lp above 35", "value": 9.82, "ci_low": 9.5, "ci_high": 10.1},
-            shared | {"label": "SSIM of lp above 0.95", "value": 0.041, "ci_low": 0.04, "ci_high": 0.042},
-            shared | {"label": "lp over imp", "value": 0.16, "ci_low": 0.05, "ci_high": 0.27},
-        ]
-    )
-    shown = difference_table(rows)
-    assert list(shown["difference"]) == ["9.8 [9.5, 10.1] dB", "0.041 [0.040, 0.042]", "16 [5, 27] points"]
-    assert set(shown["detector"]) == {"HR-mini"}
 
 
 def test_a_table_has_a_caption_and_scoped_heads() -> None:

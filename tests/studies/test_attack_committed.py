@@ -24,11 +24,11 @@ from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import unpack
 from lipcore.studies.benchmarks import transfer
 from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Settings, attack_image
-from lipcore.studies.benchmarks.attack_tables import DETECTORS
-from lipcore.studies.benchmarks.attack_verdicts import table
+from lipcore.studies.benchmarks.attack_tables import DETECTORS, table
 from lipcore.studies.benchmarks.images import Item, load_items
 
 EXPERIMENTS = {"wider_attack": "wider", "fddb_attack": "fddb", "transfer": "wider"}
+TABLES = (*EXPERIMENTS, "crowds")
 
 
 def committed(root: Path, experiment: str, folder: Path, lines: int | None = None) -> list[dict[str, Any]]:
@@ -53,9 +53,9 @@ def at_hand(dataset: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[s
         pytest.skip(f"the images are not at hand: {error}")
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", TABLES)
 def test_a_committed_table_follows_from_its_records(root: Path, tmp_path: Path, experiment: str) -> None:
-    """Every row, those of the differences too, and every scalar, without images and detectors."""
+    """Every row and every scalar, without images and detectors."""
     path = root / "results" / "full" / f"{experiment}.json"
     if not path.is_file():
         pytest.skip(f"no {path.name}: the full run is not done")

@@ -1,4 +1,4 @@
-"""Attacks on region proposals: instances, records, the table, its verdict, and the committed results."""
+"""Attacks on region proposals: instances, records, the table, and the committed results."""
 
 from __future__ import annotations
 
@@ -122,18 +122,13 @@ def test_records_hold_all_that_the_table_needs(
         sum(b >= 0.5 > a for b, a in zip(before, after, strict=True))
     )
     made = summary(table, "rpn-mini")
-    assert made["c6"] in ("reproduced", "partly", "not", "undecided")
     assert (made["n"], made["objects"]) == (2, sum(r["objects"] for r in group.clean))
 
 
-def test_a_weak_network_gives_no_verdict(records: Records, network: Proposals) -> None:
+def test_a_weak_network_is_said_to_be_weak(records: Records, network: Proposals) -> None:
     config = SETTINGS.fingerprint(network.info)
     blind = [{**r, "proposals": ""} for r in records if r["config"] == config]
-    table = list(rows({("rpn-mini", "objects"): blind}))
-    assert not any(r["counts"] for r in table if r["metric"] == "difference")
-    made = summary(table, "rpn-mini")
-    assert made["c6"] == "undecided"
-    assert made["weak"] == "too weak to judge C6"
+    assert summary(list(rows({("rpn-mini", "objects"): blind})), "rpn-mini")["weak"] == "too weak to judge C6"
 
 
 def test_attacks_are_stronger_than_nothing(records: Records) -> None:

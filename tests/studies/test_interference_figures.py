@@ -14,7 +14,6 @@ from lipcore.attacks.presets import PRESETS
 from lipcore.report.style import style
 from lipcore.results import poster
 from lipcore.studies.interference.figures import (
-    comparison_table,
     distance_figure,
     epsilon_figure,
     faces_figure,
@@ -45,10 +44,6 @@ def rows() -> pd.DataFrame:
         for metric in ("asr", "logit_drop", "interference")
         if metric != "interference" or (cell[0] > 1 and name != "random")
     ]
-    for epsilon, room in ((4.0, False), (2.0, True)):
-        label = f"lp above imp-i: 9 faces at 40 px, epsilon {epsilon:g}"
-        judged = {"claim": "c4", "label": label, "room": room, "counts": room}
-        made.append(row("hr-mini", "", epsilon, (9, 40), "difference", 0.2) | judged)
     return pd.DataFrame(made)
 
 
@@ -112,11 +107,3 @@ def test_the_table_has_a_line_for_each_cell_and_epsilon(rows: pd.DataFrame) -> N
     assert list(table["poster (HR)"])[:3] == ["100", "100", "51.5"]
     assert len(table) == 2 * len(POSTER_CELLS)
     assert len(ipi_table(rows, rows, poster("ipi"), "pnet", (4.0, 2.0))) == len(POSTER_CELLS)
-
-
-def test_comparisons_have_a_column_for_each_epsilon(rows: pd.DataFrame) -> None:
-    (line,) = comparison_table(rows, "hr-mini").to_dict("records")
-    assert (line["claim"], line["comparison"]) == ("C4", "lp above imp-i: 9 faces at 40 px")
-    assert line["ε 2"] == "20 [10, 30]<br><small>n=6</small>"
-    assert line["ε 4"] == "<small>20 [10, 30]<br>no room</small>"
-    assert comparison_table(rows, "pnet").empty

@@ -1,148 +1,19 @@
-"""Verdicts by the rules written before anything was run."""
+"""How verdicts are shown: chips, tables, the claims of page 1."""
 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lipcore.metrics.intervals import Estimate
+from lipcore.report import verdict_table as shown
 from lipcore.report.claims import CLAIMS, claim_table
 from lipcore.report.style import DETECTORS, detector_name
 from lipcore.report.verdict_table import chip, effect, verdict_table
 from lipcore.results import read_results
-from lipcore.studies.base.verdicts import LEAST_CLEAN, LEAST_IMAGES, Comparison, judge
-from lipcore.studies.interference import table as interference_table
-
-UP, DOWN, OPEN = Estimate(0.2, 0.1, 0.3, 30), Estimate(-0.2, -0.3, -0.1, 30), Estimate(0.1, -0.1, 0.3, 30)
-FEW = Estimate(0.2, 0.1, 0.3, LEAST_IMAGES - 1)
-UNKNOWN = Estimate(math.nan, -1.0, 1.0, 0)
-
-
-def compare(*estimates: Estimate) -> list[Comparison]:
-    return [Comparison(f"comparison {i}", e) for i, e in enumerate(estimates)]
-
-
-class TestJudge:
-    @pytest.mark.parametrize(
-        ("estimates", "verdict"),
-        [
-            ([UP], "reproduced"),
-            ([UP, UP, UP], "reproduced"),
-            ([UP, OPEN], "partly"),
-            ([UP, OPEN, OPEN], "partly"),
-            ([UP, DOWN], "not"),
-            ([UP, UP, DOWN], "not"),
-            ([OPEN], "not"),
-            ([OPEN, DOWN], "not"),
-            ([DOWN], "not"),
-            ([], "undecided"),
-            ([FEW], "undecided"),
-            ([UNKNOWN], "undecided"),
-            ([UP, FEW], "reproduced"),  # what does not count neither helps nor harms
-            ([FEW, OPEN], "not"),
-        ],
-    )
-    def test_table(self, estimates: list[Estimate], verdict: str) -> None:
-        assert judge(compare(*estimates)).verdict == verdict
-
-    def test_says_how_many(self) -> None:
-        assert judge(compare(UP, OPEN, DOWN, UP)).reason == "2 of 4 comparisons as claimed, 1 open, 1 reversed"
-        assert judge(compare(FEW, UNKNOWN)).reason.startswith("none of 2 comparisons")
-
-    @pytest.mark.parametrize(("rate", "counts"), [(LEAST_CLEAN, True), (0.79, False), (1.0, True), (math.nan, False)])
-    def test_a_cell_found_badly_on_clean_images_gives_no_verdict(self, rate: float, counts: bool) -> None:
-        comparison = Comparison("grey", UP, rate)
-        assert comparison.counts == counts
-        assert judge([comparison]).verdict == ("reproduced" if counts else "undecided")
-
-    def test_without_room_it_does_not_count_and_the_reason_says_so(self) -> None:
-        full = Comparison("both at 100 %", OPEN, room=False)
-        assert judge([full]).verdict == "undecided"
-        assert judge([*compare(UP), full, full]).verdict == "reproduced"
-        assert judge([*compare(UP, DOWN, FEW), full]).reason == (
-            "1 of 2 comparisons as claimed, 0 open, 1 reversed; 1 without room to differ; "
-            "1 on too few images or faces found"
-        )
-
-    @given(st.lists(st.sampled_from([UP, DOWN, OPEN, FEW])))
-    def test_does_not_depend_on_the_order(self, estimates: list[Estimate]) -> None:
-        assert judge(compare(*estimates)) == judge(compare(*reversed(estimates)))
-
-    @given(st.lists(st.sampled_from([UP, DOWN, OPEN]), min_size=1))
-    def test_another_confirmation_never_makes_it_worse(self, estimates: list[Estimate]) -> None:
-        rank = ("not", "partly", "reproduced")
-        before, after = judge(compare(*estimates)).verdict, judge(compare(*estimates, UP)).verdict
-        assert rank.index(after) >= rank.index(before)
-
-
-class TestSyntheticStudy:
-    """The comparisons behind C1, C2 and C4, from records made by hand."""
-
-    def groups(
-        self, lost: dict[tuple[str, tuple[int, int]], int], images: int = 30, epsilon: float = 4.0
-    ) -> dict[Any, Any]:
-        """(perturbation, cell) -> how many of the first images lose all their faces."""
-        made = {}
-        for (perturbation, (faces, distance)), count in lost.items():
-            made["toy", perturbation, epsilon, faces, distance] = {
-                i: {"before": "1" * faces, "after": ("0" if i < count else "1") * faces} for i in range(images)
-            }
-        return made
-
-    def test_fewer_and_farther(self) -> None:
-        cells = {(1, 40): 30, (9, 40): 15, (9, 160): 20, (9, 240): 25, (64, 40): 3}
-        made = interference_table.comparisons(self.groups({("imp", c): n for c, n in cells.items()}))
-        assert [round(c.estimate.value, 3) for c in made["c1", "toy", 4.0]] == [0.5, 0.4, 0.9]
-        assert [round(c.estimate.value, 3) for c in made["c2", "toy", 4.0]] == [0.167, 0.167, 0.333]
-        assert all(c.counts for c in made["c1", "toy", 4.0])
-
-    def test_cropping_is_paired_and_changes_one_factor(self) -> None:
-        cell = (9, 40)
-        lost = {"imp": 10, "lp-w": 12, "imp-i": 20, "lp": 15, "lip-a": 30}
-        made = interference_table.comparisons(self.groups({(p, cell): n for p, n in lost.items()}))["c4", "toy", 4.0]
-        assert [c.label.split(":")[0] for c in made] == ["lp-w above imp", "lp above imp-i", "lip-a above lp"]
-        assert [round(c.estimate.value, 3) for c in made] == [0.067, -0.167, 0.5]
-
-    def test_only_images_that_both_have_are_paired(self) -> None:
-        cell = (9, 40)
-        groups = self.groups({("lp", cell): 6}, images=10) | self.groups({("lip-a", cell): 8}, images=8)
-        (comparison,) = interference_table.comparisons(groups)["c4", "toy", 4.0]
-        assert comparison.estimate.n == 8
-        assert comparison.estimate.value == pytest.approx(1 - 6 / 8)
-
-    def test_missing_cells_are_missing(self) -> None:
-        assert interference_table.comparisons(self.groups({("imp", (1, 40)): 3})) == {}
-
-    def test_the_clean_rate_is_that_of_the_worse_cell(self) -> None:
-        groups = self.groups({("imp", (1, 40)): 30, ("imp", (9, 40)): 0})
-        for record in groups["toy", "imp", 4.0, 9, 40].values():
-            record["before"] = "111111000"
-        (comparison,) = interference_table.comparisons(groups)["c1", "toy", 4.0]
-        assert comparison.clean_rate == pytest.approx(6 / 9)
-        assert not comparison.counts
-
-    def test_each_epsilon_is_compared_by_itself(self) -> None:
-        cells = {("imp", (1, 40)): 20, ("imp", (9, 40)): 10}
-        groups = {k: v for e in (16.0, 1.0, 2.0, 4.0) for k, v in self.groups(cells, epsilon=e).items()}
-        made = interference_table.comparisons(groups)
-        assert list(made) == [("c1", "toy", e) for e in (4.0, 2.0, 1.0)]
-        labels = [c.label for found in made.values() for c in found]
-        assert labels == [f"imp: 1 face at 40 px above 9 faces at 40 px, epsilon {e}" for e in (4, 2, 1)]
-        assert list(interference_table.comparisons(groups, epsilons=(4.0,))) == [("c1", "toy", 4.0)]
-
-    @pytest.mark.parametrize(("lost", "room"), [((30, 30), False), ((30, 29), False), ((30, 28), True), ((9, 9), True)])
-    def test_two_that_both_succeed_everywhere_have_no_room(self, lost: tuple[int, int], room: bool) -> None:
-        groups = self.groups(dict(zip((("lp", (9, 40)), ("imp-i", (9, 40))), lost, strict=True)))
-        (comparison,) = interference_table.comparisons(groups)["c4", "toy", 4.0]
-        assert (comparison.room, comparison.counts) == (room, room)
-        (as_first_written,) = interference_table.comparisons(groups, epsilons=(4.0,), most=1.0)["c4", "toy", 4.0]
-        assert as_first_written.counts
+from lipcore.studies.verdicts import receptive
 
 
 def verdict_row(**more: Any) -> dict[str, Any]:
@@ -236,3 +107,53 @@ class TestVerdictTable:
 
     def test_a_label_is_a_class_name(self) -> None:
         assert "verdict-not-measured" in chip("not measured")
+
+    def test_a_dataset_without_primary_contrasts_has_no_empty_table(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(
+            shown, "read_results", lambda _: {"rows": [verdict_row(primary=False, dataset="FDDB, all")]}
+        )
+        page = shown.verdicts_html(["C1"], dataset="FDDB")
+        assert page.startswith("<details")
+        assert page.count("<table>") == 1
+
+
+class TestReceptiveFields:
+    """C3, whose two halves are shares of templates."""
+
+    @pytest.mark.parametrize(
+        ("detector", "passed", "word"),
+        [
+            ("hr-mini", [True, True], "supported"),
+            ("hr-mini", [True, False], "weaker than claimed"),
+            ("hr-mini", [False, False], "contradicted"),
+            ("pnet", [False], "as predicted"),
+            ("pnet", [True], "not as predicted"),
+        ],
+    )
+    def test_word(self, detector: str, passed: list[bool], word: str) -> None:
+        assert receptive.word(detector, passed) == word
+
+    def test_both_halves_of_every_trained_detector(self) -> None:
+        values = {"hr-mini": [(0.95, 0.2), (0.85, 0.2)], receptive.RANDOM: [(0.95, 0.2)], "pnet": [(0.9, 0.75)]}
+        rows = [
+            {"detector": name, "template": str(i), "metric": metric, "value": value, "n": 8}
+            for name, templates in values.items()
+            for i, pair in enumerate(templates)
+            for metric, value in zip(("r2", "ratio"), pair, strict=True)
+        ]
+        made = [(r["detector"], r["value"], r["word"]) for r in receptive.rows({"rows": rows})]
+        assert made == [
+            ("hr-mini", 0.5, "weaker than claimed"),
+            ("hr-mini", 1, "supported"),
+            ("pnet", 1, "not as predicted"),  # the bounds themselves pass
+            ("pnet", 1, "not as predicted"),
+        ]
+
+
+def test_no_committed_table_holds_verdicts_of_its_own(root: Path) -> None:
+    """There is one path of verdicts: other results files hold what was measured, and no word of the first rules."""
+    old = {"reproduced", "partly", "not", "undecided"}
+    for path in sorted((root / "results" / "full").glob("*.json")):
+        document = read_results(path)
+        assert not old & {str(v) for v in document["summary"].values()}, path.name
+        assert path.name == "verdicts.json" or not any("claim" in r for r in document["rows"]), path.name

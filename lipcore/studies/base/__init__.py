@@ -1,1 +1,1 @@
-"""What all studies share: records, workers, verdicts."""
+"""What all studies share: records, workers, the rules of verdicts."""

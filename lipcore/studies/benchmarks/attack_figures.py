@@ -15,29 +15,16 @@ from numpy.typing import NDArray
 
 from lipcore.attacks.presets import PRESETS
 from lipcore.metrics.fddb import KINDS, N_IMAGES
-from lipcore.report.claims import verdict_cell
 from lipcore.report.plotting import percent
 from lipcore.report.style import METHOD_COLOURS, detector_name, in_order, method_name
-from lipcore.studies.base.verdicts import LEAST_CLEAN
+from lipcore.studies.base.verdict_rules import LEAST_CLEAN
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.attack_tables import FALSE_POSITIVES, Shot, precision, roc
-from lipcore.studies.benchmarks.attack_verdicts import scalar_name
 
 #: Of the clean images.
 BLACK = "#000000"
-#: What gives no verdict.
+#: Of what few faces were found before the attack.
 GREY = '<span class="lip-grey">{}</span>'
-#: Claim or step, as results name it -> what is asked.
-QUESTIONS = {
-    "c5": "C5: IMP, LP, LIP in the poster's order",
-    "c7": "C7: SSIM above 0.95 and PSNR above 35 dB",
-    "lip_over_imp_i": "LIP-A above IMP-I",
-    "loss over faces": "loss over the faces instead of the whole map: IMP-I above IMP",
-    "crop of whole map": "crop of the whole map's gradient: LP-W above IMP",
-    "crop of faces": "crop of the faces' gradient: LP above IMP-I",
-    "separation": "separation: LIP-A above LP",
-    "highest target": "the highest target alone: LIP-H above LIP-A",
-}
 
 
 def attack_table(
@@ -51,7 +38,7 @@ def attack_table(
 ) -> pd.DataFrame:
     """The main table: a line for each perturbation, a column for each metric and subset, the poster's beside.
 
-    A column of which the detector finds too few faces on the clean images for a verdict is printed grey and says so.
+    A column of which the detector finds less than 80 % of the faces on the clean images is printed grey and says so.
 
     Args:
         rows: the results.
@@ -74,7 +61,7 @@ def attack_table(
         entry = table.setdefault(row["perturbation"], {"perturbation": method})
         entry[column] = _greyed(f"{value} <small>{interval}</small>{beside}", row["clean_rate"])
         if row["clean_rate"] < LEAST_CLEAN:
-            heads[column] = f"{column} <small>({100 * row['clean_rate']:.0f} % found: no verdict)</small>"
+            heads[column] = f"{column} <small>({100 * row['clean_rate']:.0f} % found)</small>"
     order = [p for p in (NONE, "random", *PRESETS) if p in table]
     return pd.DataFrame([table[p] for p in dict.fromkeys(order)]).fillna("–").rename(columns=heads)
 
@@ -85,7 +72,7 @@ def attack_caption(rows: pd.DataFrame, *, detector: str, update: str, epsilon: f
     images = rows[at & (rows["metric"] == "ap")]["n"].max()
     return (
         f"{detector_name(detector)} on {of}, {update.upper()} at epsilon {epsilon:g}, {images} images, in percent; "
-        "small: 95 % intervals over images. Italic: too few of these faces are found on the clean images for a verdict."
+        "small: 95 % intervals over images. Italic: less than 80 % of these faces are found on the clean images."
     )
 
 
@@ -94,7 +81,7 @@ def _greyed(text: str, rate: float) -> str:
 
 
 def found_table(rows: pd.DataFrame, update: str, epsilon: float) -> pd.DataFrame:
-    """The share of faces that each detector finds on the clean images: grey where it is too low for a verdict."""
+    """The share of faces that each detector finds on the clean images: grey where it is less than 80 %."""
     chosen = rows[(rows["metric"] == "found") & (rows["update"] == update) & (rows["epsilon"] == epsilon)]
     table: dict[str, dict[str, Any]] = {}
     for row in chosen.to_dict("records"):
@@ -102,19 +89,6 @@ def found_table(rows: pd.DataFrame, update: str, epsilon: float) -> pd.DataFrame
         text = f"{percent(row)} % <small>of {row['n_faces']:.0f}</small>"
         entry[row["subset"]] = _greyed(text, row["value"])
     return pd.DataFrame(table.values())
-
-
-def verdict_table(summary: Mapping[str, Any], detectors: Sequence[str]) -> pd.DataFrame:
-    """A line for each question, a column for each detector, each cell the verdict and its reason."""
-    main = summary["detector"]
-
-    def cell(claim: str, detector: str) -> str:
-        verdict = summary.get(scalar_name(detector, main, claim), "not measured")
-        return verdict_cell(verdict, summary.get(scalar_name(detector, main, f"{claim}_reason"), ""))
-
-    return pd.DataFrame(
-        {"question": text, **{detector_name(d): cell(key, d) for d in detectors}} for key, text in QUESTIONS.items()
-    )
 
 
 def visible_rows(rows: pd.DataFrame, *, detector: str, update: str, epsilon: float) -> pd.DataFrame:

@@ -35,6 +35,8 @@ COUNTS = (1, 2, 4, 8, 16, np.inf)
 #: Where FDDB's curves are read: false positives for the complete set, fewer in proportion on fewer images.
 FALSE_POSITIVES = (100.0, 1000.0)
 DRAWS = 1000
+#: The strength of the numbers in prose.
+PROSE_UPDATE, PROSE_EPSILON = "i-fgsm", 8.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,56 @@ def shots(records: Iterable[Mapping[str, Any]], perturbations: Sequence[str]) ->
                 p: [Shot(images[name][p], c) for name, c in zip(names, before, strict=True)] for p in attacks
             }
     return found
+
+
+def table(
+    records: Iterable[Mapping[str, Any]], configs: Mapping[str, str], perturbations: Sequence[str], seed: int = 0
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """All that a results file says, from the records alone: the rows and the scalars.
+
+    Args:
+        records: of any detectors and configurations.
+        configs: detector -> the configuration whose records count; the first detector is the one under study.
+        perturbations: all that make an image complete.
+        seed: of the bootstrap.
+    """
+    done = shots((r for r in records if configs.get(r["detector"]) == r["config"]), perturbations)
+    found = {s: by for detector in configs for s, by in done.items() if s.detector == detector}
+    measured = list(rows(found, seed))
+    return measured, summary(found, measured, next(iter(configs)))
+
+
+def scalar_name(detector: str, main: str, name: str) -> str:
+    """What a scalar for prose is called: that of the detector under study by its own name, others' with theirs."""
+    text = name if detector == main else f"{detector}_{name}"
+    return text.replace("-", "_").replace(" ", "_")
+
+
+def summary(found: Shots, table: Sequence[dict[str, Any]], main: str) -> dict[str, Any]:
+    """Scalars for prose; see :func:`scalar_name`.
+
+    ``lip_a_asr_easy`` is the ASR in percent of LIP-A on easy with I-FGSM at epsilon 8, ``none_found_easy`` the share in
+    percent of faces found on the clean images, ``n`` the number of images they rest on, ``device`` where those were
+    attacked.
+    """
+    scalars: dict[str, Any] = {"detector": main}
+
+    def put(detector: str, name: str, value: Any) -> None:
+        scalars[scalar_name(detector, main, name)] = value
+
+    for strength, by in found.items():
+        if strength == Strength(strength.detector, PROSE_UPDATE, PROSE_EPSILON):
+            put(strength.detector, "n", len(by[NONE]))
+            put(strength.detector, "device", ", ".join(sorted({s.record.get("device", "cpu") for s in by["imp"]})))
+    for row in table:
+        at = (row.get("update"), row.get("epsilon")) == (PROSE_UPDATE, PROSE_EPSILON)
+        percent = row["metric"] in ("ap", "asr", "found", "discrete", "continuous")
+        if not at or not (percent or row["metric"] in ("ssim", "psnr")):
+            continue
+        known = row["value"] is not None and np.isfinite(row["value"])
+        value = round(100 * row["value"], 1) if percent and known else round(row["value"], 3) if known else None
+        put(row["detector"], f"{row['perturbation']}_{row['metric']}_{row['subset']}", value)
+    return scalars
 
 
 def rows(found: Shots, seed: int = 0) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ from lipcore.detectors.base import Detections
 from lipcore.detectors.rpn import Proposals
 from lipcore.images import quantise
 from lipcore.metrics.coco import METRICS
-from lipcore.report.plotting import draw_boxes, percent, show
+from lipcore.report.plotting import draw_boxes, show
 from lipcore.report.style import FALSE, METHOD_COLOURS, TRUE
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.coco_attack import CocoSettings, find_targets
@@ -135,21 +135,6 @@ def objects_figure(rows: pd.DataFrame, detector: str, epsilon: float) -> Figure:
     axes[0].set_ylabel("objects lost (%)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     return figure
-
-
-def steps_table(rows: pd.DataFrame, detector: str) -> pd.DataFrame:
-    """The paired differences behind the verdicts, in points of percent."""
-    chosen = rows[(rows["metric"] == "difference") & (rows["detector"] == detector) & (rows["variant"] == "objects")]
-    return pd.DataFrame(
-        {
-            "what changes": "IMP against LP (the poster's)" if r["claim"] == "c6" else r["claim"],
-            "difference": r["label"],
-            "points": percent(r).replace(" ", " <small>", 1) + "</small>",
-            "n": r["n"],
-            "_dim": not r["counts"],
-        }
-        for r in chosen.sort_values(["claim", "epsilon"]).to_dict("records")
-    )
 
 
 @torch.no_grad()

@@ -13,8 +13,7 @@ from lipcore.errors import DataError
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.study import Infos, Record, Run
 from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Config, Part, Settings
-from lipcore.studies.benchmarks.attack_tables import DETECTORS
-from lipcore.studies.benchmarks.attack_verdicts import table
+from lipcore.studies.benchmarks.attack_tables import DETECTORS, table
 
 TITLES = {"wider": "WIDER FACE val", "fddb": "FDDB", "crowds": "crowds under CC BY", "generated": "generated crowds"}
 #: In the order in which an image gets them.
@@ -50,7 +49,7 @@ class FaceAttacks(Attacks):
     def tabulated(
         self, config: Config, records: Sequence[Record], infos: Infos
     ) -> tuple[list[Record], Mapping[str, Any]]:
-        """See :func:`lipcore.studies.benchmarks.attack_verdicts.table`."""
+        """See :func:`lipcore.studies.benchmarks.attack_tables.table`."""
         rows, scalars = table(records, _configs(infos.values()), PERTURBATIONS, self.seed)
         if not rows:
             raise DataError(

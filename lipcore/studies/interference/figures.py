@@ -1,5 +1,5 @@
-"""The synthetic study's whole grid in figures: by faces and distance, faces alone, epsilon, and distance over ERF size;
-and the table of the comparisons behind its verdicts."""
+"""The synthetic study's whole grid in figures: by faces and distance, faces alone, epsilon, and distance over ERF
+size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from lipcore.attacks.presets import PRESETS
 from lipcore.report.plotting import PAPER, percent
 from lipcore.report.style import METHOD_COLOURS, detector_name, method_name
-from lipcore.studies.base.verdicts import LEAST_CLEAN
+from lipcore.studies.base.verdict_rules import LEAST_CLEAN
 
 #: The labels of the metrics, and what they are multiplied by.
 METRICS = {"asr": ("attack success (%)", 100.0), "interference": ("interference coefficient", 1.0)}
@@ -122,23 +122,6 @@ def distance_figure(rows: pd.DataFrame, sides: Mapping[str, float], epsilons: Se
     handles = [Line2D([], [], marker="o", color=colours_of[d], lw=0.8, label=f"{d} ({sides[d]:.0f} px)") for d in drawn]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
-
-
-def comparison_table(rows: pd.DataFrame, detector: str) -> pd.DataFrame:
-    """The comparisons behind a detector's verdicts: differences in ASR in percentage points, a column an epsilon.
-
-    What does not count is in small print, with the reason.
-    """
-    table: dict[tuple[str, str], dict[str, str]] = {}
-    chosen = rows[(rows["metric"] == "difference") & (rows["detector"] == detector)]
-    for row in chosen.to_dict("records"):
-        label = row["label"].removesuffix(f", epsilon {row['epsilon']:g}")
-        entry = table.setdefault((row["claim"], label), {"claim": row["claim"].upper(), "comparison": label})
-        text = f"{percent(row)}<br><small>n={row['n']}</small>"
-        if not row["counts"]:
-            text = f"<small>{percent(row)}<br>{'few images or faces' if row['room'] else 'no room'}</small>"
-        entry[f"ε {row['epsilon']:g}"] = text
-    return pd.DataFrame(table[key] for key in sorted(table, key=lambda key: key[0])).fillna("–")
 
 
 def faces_figure(rows: pd.DataFrame, detector: str, distance: int) -> Figure:

@@ -29,7 +29,6 @@ from lipcore.receptive_field import (
 )
 from lipcore.results import Dataset, Stopwatch, digest, read_results, results_path, write_results
 from lipcore.studies.base.study import Run, Runnable
-from lipcore.studies.base.verdicts import Verdict
 
 EXPERIMENT = "receptive_fields"
 DISTANCES = (0, 40, 80, 120, 160, 200, 240)
@@ -130,27 +129,6 @@ def overlap(side: int, pitch: int) -> float:
     return max(0.0, 1 - pitch / side)
 
 
-#: Template -> metric -> value.
-Templates = Mapping[str, Mapping[str, float]]
-
-
-def judge_c3(templates: Templates) -> Verdict:
-    """C3 for one detector, from ``r2`` and ``ratio`` (ERF/TRF) of its templates: both halves of the claim hold on every
-    template, one of them on some, or neither."""
-    fits, ratios = zip(*((t["r2"], t["ratio"]) for t in templates.values()), strict=True)
-    gaussian, small = [r2 >= LEAST_R2 for r2 in fits], [ratio <= LARGEST_FRACTION for ratio in ratios]
-    if len(templates) > 3:
-        reason = (
-            f"of {len(templates)} templates {sum(gaussian)} have a Gaussian (R^2 {min(fits):.2f} to {max(fits):.2f}), "
-            f"{sum(small)} a small ERF (ERF/TRF {min(ratios):.2f} to {max(ratios):.2f})"
-        )
-    else:
-        reason = "; ".join(f"{name}: R^2 {t['r2']:.2f}, ERF/TRF {t['ratio']:.2f}" for name, t in templates.items())
-    if all(gaussian) and all(small):
-        return Verdict("reproduced", reason)
-    return Verdict("partly" if any(gaussian) or any(small) else "not", reason)
-
-
 def measure_fields(
     profile: str, detectors: Sequence[str | Detector], seed: int = 2018
 ) -> tuple[Path, dict[str, Fields]]:
@@ -209,7 +187,7 @@ def sides(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Scalars for prose of the first detector, with ``control_`` before them of the last, ``hr101_`` of random weights.
 
-    Lengths, ratio and R^2 are those of the template in the middle. Random weights get no verdict on C3.
+    Lengths, ratio and R^2 are those of the template in the middle.
     """
     fields = by_detector(rows)
     first, *others = fields
@@ -232,9 +210,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "ratio": round(own["ratio"], 2),
             "r2": round(own["r2"], 2),
         }
-        if detector != RANDOM:
-            verdict = judge_c3(templates)
-            scalars |= {"c3": verdict.verdict, "c3_reason": verdict.reason}
         made |= {f"{prefix}{key}": value for key, value in scalars.items()}
     return made
 
