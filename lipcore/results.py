@@ -233,7 +233,7 @@ def results_path(experiment: str, profile: str, variant: str = "") -> Path:
     return ROOT / (os.environ.get("LIPCORE_RESULTS") or f"results/{own}") / f"{experiment}.json"
 
 
-def stand_by(own: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def shown_and_own(own: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The results the book stands by, and this build's own beside them.
 
     The full run's where there is one and this build is of the project's own detectors and images; then the build's own

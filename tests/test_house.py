@@ -25,6 +25,7 @@ FLOORS = (
     ("lipcore.report",),
     ("lipcore.studies.base",),
     ("lipcore.studies",),
+    ("lipcore.chapters",),
     ("lipcore.photo",),
     ("lipcore.cli",),
 )

@@ -37,7 +37,7 @@ from lipcore.results import (
     poster,
     read_results,
     results_path,
-    stand_by,
+    shown_and_own,
     write_results,
 )
 from lipcore.studies.base.records import Records
@@ -163,29 +163,29 @@ class TestStandBy:
     def test_the_full_run_with_the_own_beside(self, top: Path) -> None:
         own = write(top / "quick" / "example.json")
         write(top / "full" / "example.json", profile="full")
-        first, second = stand_by(own)
+        first, second = shown_and_own(own)
         assert first["profile"] == "full"
         assert second is not None
         assert second["profile"] == "quick"
 
     def test_the_own_where_there_is_no_full_run(self, top: Path) -> None:
-        first, second = stand_by(write(top / "quick" / "example.json"))
+        first, second = shown_and_own(write(top / "quick" / "example.json"))
         assert (first["profile"], second) == ("quick", None)
 
     def test_the_full_run_alone(self, top: Path) -> None:
-        first, second = stand_by(write(top / "full" / "example.json", profile="full"))
+        first, second = shown_and_own(write(top / "full" / "example.json", profile="full"))
         assert (first["profile"], second) == ("full", None)
 
     def test_the_own_of_a_readers_detector(self, top: Path) -> None:
         own = write(top / "custom" / "theirs" / "example.json", profile="custom")
         write(top / "full" / "example.json", profile="full")
-        first, second = stand_by(own)
+        first, second = shown_and_own(own)
         assert (first["profile"], second) == ("custom", None)
 
     def test_nothing(self, top: Path) -> None:
         write(top / "full" / "example.json")
         with pytest.raises(DataError, match="no results"):
-            stand_by(top / "quick" / "example.json")
+            shown_and_own(top / "quick" / "example.json")
 
 
 class TestPoster:

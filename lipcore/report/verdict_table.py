@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from lipcore.paths import ROOT
-from lipcore.report.plotting import folded, html_table
-from lipcore.results import read_results
+from lipcore.report.page import Page, Table, committed
 
 #: Unit of an effect -> (factor, format, name).
 UNITS = {
@@ -77,22 +75,27 @@ def verdict_table(
     return pd.DataFrame(shown)
 
 
-def verdicts_html(claims: Sequence[str], *, dataset: str = "") -> str:
-    """The verdicts on some claims, and below them, folded, the secondary contrasts; as committed.
+def verdict_tables(claims: Sequence[str], *, dataset: str = "") -> Callable[[Page], list[Table]]:
+    """For a chapter: the verdicts on some claims as committed, and the secondary contrasts, folded.
 
     Args:
         claims: "C1" ... "C8".
         dataset: only contrasts of a dataset that begins so.
     """
-    path = ROOT / "results" / "full" / "verdicts.json"
-    if not path.is_file():
-        return "<p>Not measured yet: <code>lipcore table verdicts</code> makes it from the records.</p>"
-    rows = read_results(path)["rows"]
-    first, second = (verdict_table(rows, claims, primary=p, dataset=dataset) for p in (True, False))
-    html = (
-        "" if first.empty else html_table(first, "Primary contrasts: effect with its 95 % interval, and the poster's.")
-    )
-    if second.empty:
-        return html
-    caption = "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector."
-    return html + folded("Secondary contrasts", html_table(second, caption))
+
+    def tables(page: Page) -> list[Table]:
+        judged = committed("verdicts")
+        kinds = {
+            True: ("", "Primary contrasts: effect with its 95 % interval, and the poster's."),
+            False: (
+                "Secondary contrasts",
+                "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector.",
+            ),
+        }
+        made = []
+        for primary, (fold, caption) in kinds.items():
+            rows = verdict_table(judged["rows"], claims, primary=primary, dataset=dataset)
+            made += [] if rows.empty else [Table(rows, caption, fold=fold, sources=(judged,))]
+        return made
+
+    return tables

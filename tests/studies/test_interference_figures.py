@@ -11,7 +11,8 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from lipcore.attacks.presets import PRESETS
-from lipcore.report.style import style
+from lipcore.report.page import NotMeasured
+from lipcore.report.style import method_name, style
 from lipcore.results import poster
 from lipcore.studies.interference.figures import (
     distance_figure,
@@ -60,7 +61,7 @@ def titles(figure: plt.Figure) -> list[str]:
 
 
 def test_the_grid_has_a_panel_for_each_epsilon_and_perturbation(rows: pd.DataFrame) -> None:
-    names = [name for name in PRESETS if name != "random"]
+    names = [method_name(name) for name in PRESETS if name != "random"]
     figure = grid_figure(rows, "hr-mini", (4.0, 2.0, 1.0))
     assert titles(figure) == [f"{name}, epsilon {e}" for e in (4, 2) for name in names]
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["13", "25", "33", "5", "68"]
@@ -69,24 +70,25 @@ def test_the_grid_has_a_panel_for_each_epsilon_and_perturbation(rows: pd.DataFra
 
 def test_distances_are_in_sides_of_the_field(rows: pd.DataFrame) -> None:
     figure = distance_figure(rows, SIDES, (4.0, 2.0))
-    assert titles(figure) == [f"{name}, epsilon {e}" for e in (4, 2) for name in ("imp", "imp-i")]
+    assert titles(figure) == [f"{name}, epsilon {e}" for e in (4, 2) for name in ("IMP", "IMP-I")]
     drawn = [[c for c in axis.collections if isinstance(c, PathCollection)] for axis in figure.axes]
     points = [{round(float(x), 3) for c in collections for x, _ in c.get_offsets()} for collections in drawn]
     hr_mini, pnet = ({d / side for _, d in POSTER_CELLS} for side in SIDES.values())
     assert points[0] == points[1] == hr_mini | pnet
     assert points[2] == points[3] == hr_mini
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["hr-mini (160 px)", "pnet (40 px)"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["HR-mini (160 px)", "P-Net (40 px)"]
 
 
 def test_what_was_not_measured_says_so(rows: pd.DataFrame) -> None:
-    for figure in (
-        grid_figure(rows, "hr-mini", (16.0,)),
-        distance_figure(rows, {}, (4.0,)),
-        distance_figure(rows, SIDES, (16.0,)),
-        faces_figure(rows, "none", 40),
-        epsilon_figure(rows, "pnet", POSTER_CELLS),
+    for draw in (
+        lambda: grid_figure(rows, "hr-mini", (16.0,)),
+        lambda: distance_figure(rows, {}, (4.0,)),
+        lambda: distance_figure(rows, SIDES, (16.0,)),
+        lambda: faces_figure(rows, "none", 40),
+        lambda: epsilon_figure(rows, "pnet", POSTER_CELLS),
     ):
-        assert [text.get_text() for text in figure.axes[0].texts] == ["not measured"]
+        with pytest.raises(NotMeasured, match="Not measured"):
+            draw()
 
 
 def test_detectors_stand_below_and_epsilons_beside_one_another(rows: pd.DataFrame) -> None:
@@ -102,8 +104,8 @@ def test_detectors_stand_below_and_epsilons_beside_one_another(rows: pd.DataFram
 
 
 def test_the_table_has_a_line_for_each_cell_and_epsilon(rows: pd.DataFrame) -> None:
-    table = ipi_table(rows, None, poster("ipi"), "hr-mini", (4.0, 2.0))
+    table = ipi_table(rows, poster("ipi"), "hr-mini", (4.0, 2.0))
     assert list(zip(table["faces"], table["ε"], strict=True))[:4] == [(1, "4"), (1, "2"), (9, "4"), (9, "2")]
     assert list(table["poster (HR)"])[:3] == ["100", "100", "51.5"]
     assert len(table) == 2 * len(POSTER_CELLS)
-    assert len(ipi_table(rows, rows, poster("ipi"), "pnet", (4.0, 2.0))) == len(POSTER_CELLS)
+    assert len(ipi_table(rows, poster("ipi"), "pnet", (4.0, 2.0))) == len(POSTER_CELLS)

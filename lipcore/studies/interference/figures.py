@@ -1,5 +1,4 @@
-"""The synthetic study's whole grid in figures: by faces and distance, faces alone, epsilon, and distance over ERF
-size."""
+"""The synthetic study in figures and its table: by faces and distance, faces alone, epsilon, distance over ERF size."""
 
 from __future__ import annotations
 
@@ -16,14 +15,25 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lipcore.attacks.presets import PRESETS
-from lipcore.report.plotting import PAPER, percent
+from lipcore.report.page import NotMeasured
+from lipcore.report.plotting import PAPER, percent, show
 from lipcore.report.style import METHOD_COLOURS, detector_name, method_name
 from lipcore.studies.base.verdict_rules import LEAST_CLEAN
+from lipcore.studies.interference.config import POSTER_CELLS, Config
 
 #: The labels of the metrics, and what they are multiplied by.
 METRICS = {"asr": ("attack success (%)", 100.0), "interference": ("interference coefficient", 1.0)}
 #: Of detectors side by side.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+
+
+def cells_figure(config: Config) -> Figure:
+    """The first image of each of the poster's five cells."""
+    figure, axes = plt.subplots(1, len(POSTER_CELLS), figsize=(10, 2.3))
+    for axis, (faces, distance) in zip(axes, POSTER_CELLS, strict=True):
+        show(axis, config.grid(faces, distance).draw(0).image)
+        axis.set_title(f"{faces} at {distance} px", fontsize=9)
+    return figure
 
 
 def grid_figure(rows: pd.DataFrame, detector: str, epsilons: Sequence[float], metric: str = "asr") -> Figure:
@@ -46,7 +56,7 @@ def grid_figure(rows: pd.DataFrame, detector: str, epsilons: Sequence[float], me
         if ((chosen["epsilon"] == epsilon) & (chosen["perturbation"] == name)).any()
     ]
     if not panels:
-        return _empty()
+        raise NotMeasured("Not measured.")
     chosen = chosen[chosen["epsilon"].isin([epsilon for epsilon, _ in panels])]
     faces = sorted({int(f) for f in chosen["faces"]})
     distances = sorted({int(d) for d in chosen["distance"]})
@@ -68,7 +78,7 @@ def grid_figure(rows: pd.DataFrame, detector: str, epsilons: Sequence[float], me
             text = f"{value:.0f}" if metric == "asr" else f"{value:.2f}"
             axis.text(*place[::-1], text, ha="center", va="center", fontsize=7, color=colour)
         image = axis.imshow(table, origin="lower", aspect="auto", vmin=low, vmax=high, cmap=colours)
-        axis.set_title(f"{name}, epsilon {epsilon:g}", loc="left", fontsize=9)
+        axis.set_title(f"{method_name(name)}, epsilon {epsilon:g}", loc="left", fontsize=9)
         axis.set_xticks(range(len(distances)), [str(d) for d in distances], fontsize=7)
         axis.set_yticks(range(len(faces)), [str(f) for f in faces], fontsize=7)
         axis.tick_params(length=0)
@@ -93,7 +103,7 @@ def distance_figure(rows: pd.DataFrame, sides: Mapping[str, float], epsilons: Se
     chosen = rows[(rows["metric"] == "interference") & rows["detector"].isin(list(sides))].dropna(subset=["value"])
     shown = [epsilon for epsilon in epsilons if (chosen["epsilon"] == epsilon).any()]
     if not shown:
-        return _empty()
+        raise NotMeasured("Not measured.")
     names = ("imp", "imp-i")
     figure, axes = plt.subplots(
         len(shown), len(names), figsize=(8.5, 2.7 * len(shown) + 0.5), squeeze=False, sharex=True, sharey=True
@@ -112,14 +122,17 @@ def distance_figure(rows: pd.DataFrame, sides: Mapping[str, float], epsilons: Se
         axis.axvline(1, color="#999999", lw=0.8, ls=":")
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_title(f"{name}, epsilon {epsilon:g}", loc="left", fontsize=10)
+        axis.set_title(f"{method_name(name)}, epsilon {epsilon:g}", loc="left", fontsize=10)
     for axis in axes[-1]:
         axis.set_xlabel("distance / side of the 90 % square")
     for axis in axes[:, 0]:
         axis.set_ylabel(METRICS["interference"][0])
     drawn = [d for d in sides if (chosen["detector"] == d).any()]
     colours_of = dict(zip(sides, SERIES, strict=False))
-    handles = [Line2D([], [], marker="o", color=colours_of[d], lw=0.8, label=f"{d} ({sides[d]:.0f} px)") for d in drawn]
+    handles = [
+        Line2D([], [], marker="o", color=colours_of[d], lw=0.8, label=f"{detector_name(d)} ({sides[d]:.0f} px)")
+        for d in drawn
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
     return figure
 
@@ -144,7 +157,7 @@ def _lines(
         chosen = chosen[(chosen[name] == value) | (chosen["faces"] == 1)]
     panels = [(key, group) for key, group in _by(chosen, panel) if group[along].nunique() > 1]
     if not panels:
-        return _empty()
+        raise NotMeasured("Not measured.")
     columns = min(3, len(panels))
     lines = -(-len(panels) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(3 * columns, 2.5 * lines), squeeze=False, sharey=True)
@@ -178,63 +191,41 @@ def _line(axis: Axes, points: pd.DataFrame, along: str, name: str) -> None:
     axis.fill_between(x, low, high, color=METHOD_COLOURS[name], alpha=0.12, lw=0)
 
 
-def _empty() -> Figure:
-    """Says that there is nothing to draw."""
-    figure, axis = plt.subplots(figsize=(7.5, 1))
-    axis.set_axis_off()
-    axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
-    return figure
-
-
 def ipi_table(
-    rows: pd.DataFrame,
-    quick: pd.DataFrame | None,
-    reported: Sequence[Mapping[str, Any]],
-    detector: str,
-    epsilons: Sequence[float],
+    rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], detector: str, epsilons: Sequence[float]
 ) -> pd.DataFrame:
-    """The IPI table: ASR in percent by cell, epsilon and perturbation, the poster's beside, with intervals and images.
+    """The IPI table: ASR in percent with its interval by cell, epsilon and perturbation, and the poster's beside.
 
     Args:
-        rows: the results to show first.
-        quick: this build's quick run, as a second line in each cell where the first is another run's.
+        rows: of the synthetic study.
         reported: the poster's numbers.
         detector: whose rows.
         epsilons: which of them, in their order; the poster names none.
     """
     poster = {(r["faces"], r["distance"]): r["value"] for r in reported}
     table: dict[Any, dict[str, Any]] = {}
-
-    def fill(frame: pd.DataFrame, own: bool) -> None:
-        chosen = frame[
-            (frame["metric"] == "asr") & (frame["detector"] == detector) & frame["epsilon"].isin(list(epsilons))
-        ]
-        for row in chosen.to_dict("records"):
-            cell = (int(row["faces"]), int(row["distance"]))
-            start = {
-                "faces": cell[0],
-                "distance": f"{cell[1]} px",
-                PAPER: f"{poster[cell]:g}" if cell in poster else "–",
-                "ε": f"{row['epsilon']:g}",
-            }
-            entry = table.setdefault((*cell, epsilons.index(row["epsilon"])), start)
-            value, _, interval = percent(row).partition(" ")
-            behind = f"<small>{interval}<br>n={row['n']}</small>"
-            if own:
-                entry["clean"] = f"{100 * row['clean_rate']:.0f}"
-                entry["_dim"] = row["clean_rate"] < LEAST_CLEAN
-                entry[row["perturbation"]] = f"{value}<br>{behind}"
-            else:
-                before = entry.get(row["perturbation"], "–")
-                entry[row["perturbation"]] = f"{before}<br><small>quick {value}</small><br>{behind}"
-
-    fill(rows, own=True)
-    if quick is not None:
-        fill(quick, own=False)
-    order = ["faces", "distance", PAPER, "ε", "clean", *PRESETS, "_dim"]
-    frame = pd.DataFrame([table[key] for key in sorted(table)])
-    frame = frame.reindex(columns=[c for c in order if c in frame])
-    return frame.fillna({c: "–" for c in ("clean", *PRESETS) if c in frame})
+    at = (rows["metric"] == "asr") & (rows["detector"] == detector) & rows["epsilon"].isin(list(epsilons))
+    chosen = rows[at].sort_values("faces")
+    for row in chosen.to_dict("records"):
+        cell = (int(row["faces"]), int(row["distance"]))
+        start = {
+            "faces": cell[0],
+            "distance": f"{cell[1]} px",
+            PAPER: f"{poster[cell]:g}" if cell in poster else "–",
+            "ε": f"{row['epsilon']:g}",
+            "n": row["n"],
+            "clean": f"{100 * row['clean_rate']:.0f}",
+            "_dim": row["clean_rate"] < LEAST_CLEAN,
+        }
+        entry = table.setdefault((*cell, epsilons.index(row["epsilon"])), start)
+        value, _, interval = percent(row).partition(" ")
+        # Not every perturbation is measured on all images of a cell.
+        fewer = f", n {row['n']}" if row["n"] != entry["n"] else ""
+        entry[method_name(row["perturbation"])] = f"{value} <small>{interval}{fewer}</small>"
+    methods = [method_name(name) for name in PRESETS]
+    order = ["faces", "distance", PAPER, "ε", "n", "clean", *methods, "_dim"]
+    made = pd.DataFrame([table[key] for key in sorted(table)])
+    return made.reindex(columns=[c for c in order if c in made]).fillna({m: "–" for m in methods if m in made})
 
 
 def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric: str = "asr") -> Figure:
@@ -247,10 +238,7 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
     """
     chosen = rows[rows["metric"] == metric].dropna(subset=["value"])
     if chosen.empty:
-        figure, axis = plt.subplots(figsize=(7.5, 1))
-        axis.set_axis_off()
-        axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
-        return figure
+        raise NotMeasured("Not measured.")
     detectors, epsilons = list(dict.fromkeys(chosen["detector"])), sorted(set(chosen["epsilon"]), reverse=True)
     size = (7.5 if len(epsilons) == 1 else 5 * len(epsilons), 2.5 * len(detectors) + 0.4)
     figure, axes = plt.subplots(len(detectors), len(epsilons), figsize=size, squeeze=False, sharey=metric == "asr")

@@ -12,8 +12,9 @@ from matplotlib.patches import Patch
 
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector
+from lipcore.report.page import NotMeasured
 from lipcore.report.plotting import draw_boxes, percent, show
-from lipcore.report.style import METHOD_COLOURS, TRUE
+from lipcore.report.style import METHOD_COLOURS, TRUE, detector_name, method_name
 from lipcore.studies.mechanism.split import DECIDED, PATHS, Config, decided, prepare, split
 from lipcore.studies.mechanism.table import DIRECTIONS, INEQUALITIES
 
@@ -23,8 +24,7 @@ PARTS = {"own": "#009e73", "neighbours": "#0072b2", "background": "#d55e00", "bo
 
 def part_figure(rows: pd.DataFrame) -> Figure:
     """Shares of the absolute gradient inside e_i at each step: own targets, neighbours, background; a panel a cell."""
-    if rows.empty:
-        return _not_measured()
+    _needs_faces(rows)
     figure, panels = _panels(rows, "share of the gradient\nin $e_i$ (%)")
     for (path, cell), axis in panels.items():
         chosen = _of(rows, cell, path)
@@ -43,8 +43,7 @@ def part_figure(rows: pd.DataFrame) -> Figure:
 
 def flip_figure(rows: pd.DataFrame) -> Figure:
     """Share of e_i's values where R's sign is not the own part's, and which of the others would turn it alone."""
-    if rows.empty:
-        return _not_measured()
+    _needs_faces(rows)
     figure, panels = _panels(rows, "sign of R against\nthe own part (%)")
     lines = {
         "by_neighbours": ("neighbours alone", PARTS["neighbours"], "-"),
@@ -62,15 +61,14 @@ def flip_figure(rows: pd.DataFrame) -> Figure:
 
 def saturation_figure(rows: pd.DataFrame) -> Figure:
     """Mean probability of a face's targets over the steps: the weight its gradient has in the logistic loss."""
-    if rows.empty:
-        return _not_measured()
+    _needs_faces(rows)
     figure, axis = plt.subplots(figsize=(6.5, 3))
     chosen = rows[rows["metric"] == "saturation"]
     for path in PATHS:
         for faces, distance in _cells(chosen):
             own = _of(chosen, (faces, distance), path).sort_values("step")
             style = {40: "-", 160: "--", 240: ":"}.get(distance, "-.")
-            label = f"{path}, {faces} at {distance} px"
+            label = f"{method_name(path)}, {faces} at {distance} px"
             width = 2.2 if faces > 9 else 1.2
             axis.plot(own["step"], 100 * own["value"], style, lw=width, color=METHOD_COLOURS[path], label=label)
     axis.set_xlabel("steps done")
@@ -82,8 +80,7 @@ def saturation_figure(rows: pd.DataFrame) -> Figure:
 
 def efficiency_figure(rows: pd.DataFrame) -> Figure:
     """First-order efficiency of a face's own loss on the clean image under each perturbation, by cell."""
-    if rows.empty:
-        return _not_measured()
+    _needs_faces(rows)
     chosen = rows[rows["metric"] == "first_order"]
     cells = _cells(chosen)
     figure, axis = plt.subplots(figsize=(7.5, 3))
@@ -94,7 +91,7 @@ def efficiency_figure(rows: pd.DataFrame) -> Figure:
         )
         x = np.arange(len(cells)) + (offset - (len(DIRECTIONS) - 1) / 2) * 0.12
         error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-        axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
+        axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name))
     axis.axhline(0, color="#999999", lw=0.8)
     axis.set_xticks(range(len(cells)), [f"{f} face{'s' * (f > 1)}\n{d} px" for f, d in cells])
     axis.set_ylabel("of the step that a face\nwould get alone (%)")
@@ -106,11 +103,11 @@ def sign_figure(detector: Detector, config: Config, cell: tuple[int, int], seed:
     """A face of one image, and its e_i coloured by the part that decides the sign of IMP's and of IMP-I's R."""
     grid = Grid(faces=cell[0], distance=cell[1], face_side=config.face_side, canvas=config.canvas)
     subject = prepare(config, detector, grid, seed)
+    if not subject.chosen:
+        raise NotMeasured(f"Not shown: {detector_name(detector.name)} finds no face on this image.")
     figure, axes = plt.subplots(1, 1 + len(PATHS), figsize=(9, 3.4))
     show(axes[0], subject.image)
     axes[0].set_title(f"{cell[0]} faces at {cell[1]} px", loc="left", fontsize=10)
-    if not subject.chosen:
-        return figure
     now = split(detector, subject.image, subject.targets, subject.chosen)
     instance, support = subject.instances[subject.chosen[0]], subject.supports[subject.chosen[0]]
     draw_boxes(axes[0], instance.box[None], TRUE)
@@ -124,7 +121,7 @@ def sign_figure(detector: Detector, config: Config, cell: tuple[int, int], seed:
         draw_boxes(axis, instance.box[None], "black")
         held = which != DECIDED.index("outside")
         share = float((which[held] == 0).mean())
-        axis.set_title(f"{path}: its own sign on {share:.0%} of the pixels", loc="left", fontsize=10)
+        axis.set_title(f"{method_name(path)}: its own sign on {share:.0%} of the pixels", loc="left", fontsize=10)
     handles = [Patch(color=PARTS[name], label=name) for name in DECIDED[:-1]]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return figure
@@ -133,37 +130,37 @@ def sign_figure(detector: Detector, config: Config, cell: tuple[int, int], seed:
 Panels = dict[tuple[str, tuple[int, int]], Axes]
 
 
-def _not_measured() -> Figure:
-    figure, axis = plt.subplots(figsize=(7.5, 1))
-    axis.set_axis_off()
-    axis.text(0.5, 0.5, "not measured: no face was found", ha="center", va="center", color="#666666")
-    return figure
-
-
 def tau_table(rows: pd.DataFrame) -> pd.DataFrame:
     """ASR of the final images by the probability from which a face counts as found, in percent."""
+    _needs_faces(rows)
     table: dict[tuple[str, int, int], dict[str, str]] = {}
-    chosen = rows[rows["metric"] == "asr"].to_dict("records") if len(rows) else []
-    for row in chosen:
-        start = {"attack": row["path"], "faces": f"{row['faces']}", "distance": f"{row['distance']} px"}
+    for row in rows[rows["metric"] == "asr"].to_dict("records"):
+        start = {"attack": method_name(row["path"]), "faces": f"{row['faces']}", "distance": f"{row['distance']} px"}
         entry = table.setdefault((row["path"], row["faces"], row["distance"]), start)
         entry[f"tau {row['tau']:g}"] = percent(row)
-    return pd.DataFrame(table.values()) if table else pd.DataFrame([{"": "not measured: no face was found"}])
+    return pd.DataFrame(table.values())
 
 
 def order_table(rows: pd.DataFrame) -> pd.DataFrame:
     """What a tiny step does on the clean image, in percent of the best possible, and whether the inequalities hold."""
+    _needs_faces(rows)
     table: dict[tuple[int, int], dict[str, str]] = {}
-    held = {f"holds_{name}": f"{more} at least {less}" for more, less, name in INEQUALITIES}
+    held = {f"holds_{name}": f"{method_name(more)} at least {method_name(less)}" for more, less, name in INEQUALITIES}
     for row in rows.to_dict("records"):
         entry = table.setdefault(
             (row["faces"], row["distance"]), {"faces": f"{row['faces']}", "distance": f"{row['distance']} px"}
         )
         if row["metric"] == "total":
-            entry[row["perturbation"]] = f"{100 * row['value']:.1f}"
+            entry[method_name(row["perturbation"])] = f"{100 * row['value']:.1f}"
         elif row["metric"] in held:
             entry[held[row["metric"]]] = f"{round(row['value'] * row['n'])} of {row['n']} images"
-    return pd.DataFrame(table.values()) if table else pd.DataFrame([{"": "not measured: no face was found"}])
+    return pd.DataFrame(table.values())
+
+
+def _needs_faces(rows: pd.DataFrame) -> None:
+    """Raises NotMeasured where there are no rows."""
+    if rows.empty:
+        raise NotMeasured("Not measured: no face was found.")
 
 
 def _panels(rows: pd.DataFrame, label: str) -> tuple[Figure, Panels]:
@@ -173,7 +170,7 @@ def _panels(rows: pd.DataFrame, label: str) -> tuple[Figure, Panels]:
     figure, axes = plt.subplots(len(PATHS), len(cells), figsize=size, squeeze=False, sharey=True)
     panels = {(path, cell): axes[i, j] for i, path in enumerate(PATHS) for j, cell in enumerate(cells)}
     for (path, (faces, distance)), axis in panels.items():
-        axis.set_title(f"{path}: {faces} at {distance} px", loc="left", fontsize=9)
+        axis.set_title(f"{method_name(path)}: {faces} at {distance} px", loc="left", fontsize=9)
     for axis in axes[:, 0]:
         axis.set_ylabel(label)
     return figure, panels

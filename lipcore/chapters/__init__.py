@@ -1,0 +1,1 @@
+"""What each chapter of the book shows: a module for each notebook, of the same name."""

@@ -1,0 +1,191 @@
+"""Does interference exist? Grids of faces, by their number and distance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from lipcore.report.page import Chart, Page, Photographs, Table, committed
+from lipcore.report.style import detector_name
+from lipcore.report.verdict_table import verdict_tables
+from lipcore.results import frame, results_path, shown_and_own
+from lipcore.studies.base.study import Run
+from lipcore.studies.interference.config import POSTER_CELLS, config_for
+from lipcore.studies.interference.figures import (
+    cells_figure,
+    distance_figure,
+    epsilon_figure,
+    faces_figure,
+    grid_figure,
+    ipi_figure,
+    ipi_table,
+)
+from lipcore.studies.interference.study import Interference
+from lipcore.studies.receptive_fields.study import sides
+from lipcore.studies.unequal_faces.figures import small_table
+
+#: The epsilons that are measured on the whole grid.
+BOTH = (4.0, 2.0)
+
+
+def open_page(profile: str, detector: str, images: str = "") -> Page:
+    """Measures what is missing of the profile and opens the chapter."""
+    path = Interference().run(Run(profile=profile, detector=detector))
+    return Page("interference", path, FIGURES, TABLES, profile=profile, detector=detector, images=images)
+
+
+def distance(page: Page) -> Chart:
+    """Interference against distance in receptive fields."""
+    fields, _ = shown_and_own(results_path("receptive_fields", page.profile))
+    known = sides(fields["rows"])
+    studied = {name: known[name] for name in detectors(page) if name in known}
+    return Chart(
+        distance_figure(page.rows, studied, BOTH),
+        "Interference coefficient against the distance in sides of the 90 % square (in brackets). Every cell of the "
+        "grid; a larger point has more faces, and a line joins cells of the same number.",
+        "Interference coefficient against distance in receptive-field sides: under IMP-I it falls to zero at about one "
+        "side, under IMP it stays.",
+        sources=(page.results, fields),
+    )
+
+
+def cells(page: Page) -> Photographs:
+    """What the grids look like."""
+    return Photographs(
+        cells_figure(config_for(page.profile, page.detector)),
+        "The first image of each of the poster's five cells.",
+        "The five grids of the poster: 1 face, 9 faces at 40, 160 and 240 px, and 64 faces at 40 px, on grey.",
+        sources=(),
+    )
+
+
+def success(page: Page) -> Chart:
+    """Attack success in the poster's cells."""
+    return Chart(
+        ipi_figure(_of_poster(page.rows, BOTH), page.results["reported"]),
+        "Attack success by number of faces and distance. Crosses: the poster's, on HR. Bars: 95 % intervals, clustered "
+        "by image.",
+        "Attack success of every perturbation in the poster's five cells, by detector and epsilon, with the poster's "
+        "values as crosses.",
+    )
+
+
+def grid(page: Page) -> Chart:
+    """Attack success on the whole grid."""
+    first = detectors(page)[0]
+    return Chart(
+        grid_figure(page.rows, first, BOTH),
+        f"Attack success (%) against {detector_name(first)} on the whole grid of faces and distances.",
+        "Maps of attack success by number of faces and distance; it falls to the right of many, close faces.",
+    )
+
+
+def faces(page: Page) -> Chart:
+    """Attack success against the number of faces."""
+    return Chart(
+        faces_figure(page.rows, detectors(page)[0], 40),
+        "Attack success against the number of faces at 40 px. Bands: 95 % intervals.",
+        "Attack success against the number of faces at 40 px: it falls with the number under IMP and less under the "
+        "others.",
+    )
+
+
+def epsilon(page: Page) -> Chart:
+    """Attack success against the strength."""
+    return Chart(
+        epsilon_figure(page.rows, detectors(page)[0], POSTER_CELLS),
+        "Attack success against epsilon on the poster's cells. Bands: 95 % intervals.",
+        "Attack success against epsilon in the poster's cells: all perturbations rise to 100 %.",
+    )
+
+
+def fall(page: Page) -> Chart:
+    """How far the logits fall."""
+    return Chart(
+        ipi_figure(_of_poster(page.rows, BOTH), page.results["reported"], "logit_drop"),
+        "Mean fall of a face's highest logit. Bars: 95 % intervals, clustered by image.",
+        "Mean fall of a face's highest logit under every perturbation in the poster's cells.",
+    )
+
+
+def coefficient(page: Page) -> Chart:
+    """The interference coefficient in the poster's cells."""
+    return Chart(
+        ipi_figure(_of_poster(page.rows, BOTH[:1]), page.results["reported"], "interference"),
+        "Interference coefficient of each perturbation on the poster's cells, epsilon 4; above zero, others disturb a "
+        "face's attack.",
+        "Interference coefficient of every perturbation in the poster's cells at epsilon 4; IMP's is largest.",
+    )
+
+
+def coefficient_grid(page: Page) -> Chart:
+    """The interference coefficient on the whole grid."""
+    first = detectors(page)[0]
+    return Chart(
+        grid_figure(page.rows, first, BOTH[:1], "interference"),
+        f"Interference coefficient of every perturbation against {detector_name(first)} on the whole grid, epsilon 4.",
+        "Maps of the interference coefficient of every perturbation by number of faces and distance.",
+    )
+
+
+def success_table(page: Page) -> Iterator[Table]:
+    """Attack success in the poster's cells, a table for each detector."""
+    for name in detectors(page):
+        table = ipi_table(_of_poster(page.rows, BOTH), page.results["reported"], name, BOTH)
+        yield Table(
+            table,
+            f"{detector_name(name)}: faces lost, in percent of those found before, I-FGSM; small: 95 % intervals. n: "
+            "images.",
+        )
+
+
+def unequal(page: Page) -> Table:
+    """A small face among large ones."""
+    measured = committed("unequal_faces")
+    return Table(
+        small_table(measured), "One small face amid eight large ones, with 95 % intervals.", sources=(measured,)
+    )
+
+
+def own(page: Page) -> Iterator[Table]:
+    """What this build measured."""
+    rows = _of_poster(frame(page.own))
+    for name in dict.fromkeys(rows["detector"]):
+        strengths = sorted(set(rows["epsilon"]), reverse=True)
+        yield Table(
+            ipi_table(rows, page.results["reported"], name, strengths),
+            f"{detector_name(name)}: faces lost, in percent, on few images.",
+            fold="What this build measured by itself, on few images",
+            sources=(page.own,),
+        )
+
+
+def detectors(page: Page) -> list[str]:
+    """The names of the detectors, the one under study first."""
+    return list(page.results["provenance"]["detectors"])
+
+
+def _of_poster(rows: pd.DataFrame, epsilons: tuple[float, ...] = ()) -> pd.DataFrame:
+    """The rows of the poster's five cells."""
+    chosen = rows[[cell in POSTER_CELLS for cell in zip(rows["faces"], rows["distance"], strict=True)]]
+    return chosen[chosen["epsilon"].isin(epsilons)] if epsilons else chosen
+
+
+FIGURES = {
+    "distance": distance,
+    "cells": cells,
+    "success": success,
+    "grid": grid,
+    "faces": faces,
+    "epsilon": epsilon,
+    "fall": fall,
+    "coefficient": coefficient,
+    "coefficient grid": coefficient_grid,
+}
+TABLES = {
+    "success": success_table,
+    "unequal": unequal,
+    "verdicts": verdict_tables(["C1", "C2", "C4", "C8"], dataset="grids"),
+    "own": own,
+}
