@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lipcore.report.page import Chart, Page, Photographs, Table, committed
+from lipcore.report.page import Chart, Makes, Page, Photographs, Table, committed
 from lipcore.report.style import detector_name
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame, results_path, shown_and_own
@@ -172,7 +172,7 @@ def _of_poster(rows: pd.DataFrame, epsilons: tuple[float, ...] = ()) -> pd.DataF
     return chosen[chosen["epsilon"].isin(epsilons)] if epsilons else chosen
 
 
-FIGURES = {
+FIGURES: dict[str, Makes] = {
     "distance": distance,
     "cells": cells,
     "success": success,
@@ -183,7 +183,7 @@ FIGURES = {
     "coefficient": coefficient,
     "coefficient grid": coefficient_grid,
 }
-TABLES = {
+TABLES: dict[str, Makes] = {
     "success": success_table,
     "unequal": unequal,
     "verdicts": verdict_tables(["C1", "C2", "C4", "C8"], dataset="grids"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lipcore.detectors import load_detector
-from lipcore.report.page import Chart, Page, Photographs, Table
+from lipcore.report.page import Chart, Makes, Page, Photographs, Table
 from lipcore.studies.base.study import Run
 from lipcore.studies.mechanism.figures import (
     efficiency_figure,
@@ -93,11 +93,11 @@ def tau(page: Page) -> Table:
     )
 
 
-FIGURES = {
+FIGURES: dict[str, Makes] = {
     "parts": parts,
     "flips": flips,
     "signs": signs,
     "efficiency": efficiency,
     "saturation": saturation,
 }
-TABLES = {"order": order, "tau": tau}
+TABLES: dict[str, Makes] = {"order": order, "tau": tau}

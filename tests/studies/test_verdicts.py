@@ -109,12 +109,10 @@ class TestVerdictTable:
         assert "verdict-not-measured" in chip("not measured")
 
     def test_a_dataset_without_primary_contrasts_has_no_empty_table(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(
-            shown, "read_results", lambda _: {"rows": [verdict_row(primary=False, dataset="FDDB, all")]}
-        )
-        page = shown.verdicts_html(["C1"], dataset="FDDB")
-        assert page.startswith("<details")
-        assert page.count("<table>") == 1
+        judged = {"rows": [verdict_row(primary=False, dataset="FDDB, all")]}
+        monkeypatch.setattr(shown, "committed", lambda _: judged)
+        (table,) = shown.verdict_tables(["C1"], dataset="FDDB")(None)
+        assert (table.fold, len(table.rows), table.sources) == ("Secondary contrasts", 1, (judged,))
 
 
 class TestReceptiveFields:
