@@ -33,6 +33,18 @@ def iou_matrix(a: Tensor, b: Tensor, offset: float = 0.0) -> Tensor:
     return torch.where(union > 0, intersection / union.clamp_min(1e-12), torch.zeros_like(union))
 
 
+def nearest_gaps(boxes: Tensor) -> Tensor:
+    """Pixels between each of ``boxes`` (N, 4) and its nearest neighbour, shape (N,).
+
+    Two boxes' gap is the larger of their gaps along x and along y, as between cells of a grid, and 0 where they touch
+    or overlap. A single box has an infinite one.
+    """
+    if len(boxes) < 2:
+        return boxes.new_full((len(boxes),), torch.inf)
+    before, after = boxes[:, None, :2] - boxes[None, :, 2:], boxes[None, :, :2] - boxes[:, None, 2:]
+    return torch.maximum(before, after).amax(-1).clamp_min(0).fill_diagonal_(torch.inf).amin(1)
+
+
 def nms(boxes: Tensor, scores: Tensor, iou: float, offset: float = 0.0) -> Tensor:
     """Greedy non-maximum suppression.
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lipcore.detectors.base import Detector
 from lipcore.detectors.weights import cache_dir
-from lipcore.errors import LipcoreError, LipcoreWarning
+from lipcore.errors import LipcoreError, LipcoreWarning, UnknownName
 from lipcore.paths import DATA
 from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, GaussianFit, TemplateErf, calibration, faults, measure_erf
 
@@ -47,6 +47,21 @@ def _places(detector: Detector) -> list[Path]:
     if not detector.weights_declared:
         return []
     return [folder / file_name(detector) for folder in (SHIPPED, cache_dir() / "receptive_fields")]
+
+
+def shipped_side(name: str, mass: float = 0.9) -> int:
+    """Side in pixels of the square that holds ``mass`` of a response's gradient, without the detector.
+
+    That of the template in the middle of the list, of a detector whose fields come with the project.
+
+    Raises:
+        UnknownName: they do not.
+    """
+    known = {path.stem.rpartition("-")[0]: path for path in SHIPPED.glob("*-????????????.json")}
+    if name not in known:
+        raise UnknownName("detector with a measured receptive field", name, known)
+    erf = read_erf(known[name])
+    return erf[len(erf) // 2].sides[mass]
 
 
 def file_name(detector: Detector) -> str:

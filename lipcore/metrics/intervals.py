@@ -282,6 +282,12 @@ def ratio(rates: NDArray[np.float64]) -> NDArray[np.float64]:
     return quotient
 
 
+def coefficient(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By how much the first of two conditions falls short of the second: 1 - first / second; of drops, interference."""
+    short: NDArray[np.float64] = 1 - ratio(rates)
+    return short
+
+
 def gain_of_gains(rates: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of four conditions, how far the first gain (0 over 1) is above the second (2 over 3)."""
     return gain(rates[..., :2]) - gain(rates[..., 2:])

@@ -26,6 +26,7 @@ from lipcore.studies.better_lip.directions import LIP_V, LIP_W, MARGIN, owned, v
 from lipcore.studies.unequal_faces import study as unequal_faces
 from lipcore.studies.verdicts import scenes, study
 from lipcore.studies.within_image import study as within_image
+from lipcore.studies.within_image.table import chosen_alone
 
 
 def squares(corners: list[tuple[int, int]]) -> Scene:
@@ -252,7 +253,7 @@ class TestContrasts:
     def test_only_faces_of_both_count(self) -> None:
         alone = {0: {"chosen": [2], "before": "1", "after": "0", "drops": [4.0], "people": list(range(9))}}
         every = {0: record("imp-i", 0, "1" * 9, [1.0] * 9), 1: record("imp-i", 1, "1" * 9, [1.0] * 9)}
-        one, all_ = scenes.chosen_alone(alone, every, False)
+        one, all_ = chosen_alone(alone, every, False)
         assert one.images == all_.images == (0,)
         assert paired([one, all_]).estimate.value == 1.0
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.targets import Instance, Matching, find_instances
 from lipcore.boxes import iou_matrix
+from lipcore.datasets.crowds import load_crowds
 from lipcore.datasets.synthetic import Scene
 from lipcore.detectors import Detector, Responses
 from lipcore.images import quantise
@@ -108,6 +109,13 @@ def case_of(detector: Detector, scene: Scene, matching: Matching) -> Case:
             if float(row[best]) >= IOU:
                 owners[face] = best
     return Case(detector, scene, clean, instances, owners)
+
+
+def photograph(number: int) -> Scene:
+    """A crowd that may be shown, as a scene of the faces that count; ``number`` in the order of their names."""
+    photo = load_crowds()[number]
+    pixels = torch.from_numpy(photo.read()).permute(2, 0, 1)[None].float()
+    return Scene(photo.name, pixels, torch.from_numpy(photo.boxes[photo.counted]).float())
 
 
 def outcomes(

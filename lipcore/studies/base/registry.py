@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 STUDIES = {
     "interference": "lipcore.studies.interference.study:Interference",
     "within_image": "lipcore.studies.within_image.study:WithinImage",
+    "within_photo": "lipcore.studies.within_photo.study:WithinPhoto",
     "unequal_faces": "lipcore.studies.unequal_faces.study:UnequalFaces",
     "better_lip": "lipcore.studies.better_lip.study:BetterLip",
+    "neighbours": "lipcore.studies.neighbours.study:Neighbours",
+    "visibility": "lipcore.studies.visibility.study:Visibility",
     "theory": "lipcore.studies.theory.study:Theory",
     "verdicts": "lipcore.studies.verdicts.study:Verdicts",
     "detector_eval": "lipcore.studies.detectors.evaluation:Evaluation",

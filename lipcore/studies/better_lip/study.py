@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.presets import Perturbation, preset
 from lipcore.attacks.targets import Matching
 from lipcore.attacks.updates import l2_steps, update_rule
-from lipcore.datasets.crowds import load_crowds
 from lipcore.datasets.synthetic import Grid, Scene, Unequal, people
 from lipcore.detectors import Detector
 from lipcore.errors import UnknownName
-from lipcore.studies.base.faces import Case, SceneStudy, case_of
+from lipcore.studies.base.faces import Case, SceneStudy, case_of, photograph
 from lipcore.studies.base.study import Record, Run
 from lipcore.studies.better_lip.directions import LIP_V, LIP_W
 
@@ -94,9 +91,7 @@ def scene_of(unit: Record) -> Scene:
         UnknownName: there is none of that name.
     """
     if unit["scene"] == CROWDS:
-        photo = load_crowds()[unit["image"]]
-        pixels = torch.from_numpy(photo.read()).permute(2, 0, 1)[None].float()
-        return Scene(photo.name, pixels, torch.from_numpy(photo.boxes[photo.counted]).float())
+        return photograph(unit["image"])
     if unit["scene"] not in GRIDS:
         raise UnknownName("scene", unit["scene"], SCENES)
     return GRIDS[unit["scene"]].draw(unit["image"])

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from lipcore.datasets.synthetic import EVALUATION_FACES, people
-from lipcore.metrics.intervals import Outcomes, Statistic, gain, paired, ratio
+from lipcore.metrics.intervals import Outcomes, Statistic, coefficient, gain, paired, ratio
 from lipcore.results import poster
 from lipcore.studies.base.verdict_rules import FACTOR, TARGETS, Contrast, Reading, matched
 
@@ -236,11 +234,6 @@ def _coefficients(detector: str, grids: Grids) -> Iterator[Contrast]:
                     scale=None,
                     note="against IMP-I on one face alone" if joint != "imp-i" else "",
                 )
-
-
-def coefficient(rates: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """1 - joint / alone, of two mean drops."""
-    return 1 - ratio(rates)
 
 
 def strengths(success: Mapping[float, float], claim: str, primary: bool) -> Iterator[tuple[float, float, bool]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lipcore.datasets.synthetic import EVALUATION_FACES, Unequal
-from lipcore.metrics.intervals import Outcomes, Paired, gain, gain_of_gains, paired
+from lipcore.metrics.intervals import Outcomes, Paired, coefficient, gain, gain_of_gains, paired
 from lipcore.studies.base.faces import outcomes
 from lipcore.studies.base.verdict_rules import TARGETS, Contrast, Reading
 from lipcore.studies.unequal_faces.study import CALIBRATION, PRIMARY
@@ -16,13 +16,12 @@ from lipcore.studies.verdicts.grids import (
     Record,
     across,
     by_person,
-    coefficient,
     latest,
     named,
     printed,
     strengths,
 )
-from lipcore.studies.within_image.study import ALONE
+from lipcore.studies.within_image.table import ALONE, chosen_alone
 
 #: Of the distances, the one that C2 compares the nearest with.
 FAR = (9, 160)
@@ -102,24 +101,6 @@ JOINT: tuple[tuple[str, Reading], ...] = (
     ("lp", "instance"),
     ("lip-a", "instance"),
 )
-
-
-def chosen_alone(alone: Images, every: Images, logits: bool) -> tuple[Outcomes, Outcomes]:
-    """What was attacked alone, and the same faces among all."""
-    made: list[Outcomes] = []
-    for source in (alone, every):
-        images, who, top, bottom = [], [], [], []
-        for image in sorted(set(alone) & set(every)):
-            for k, face in enumerate(alone[image]["chosen"]):
-                record, place = source[image], k if source is alone else face
-                drop = record["drops"][place]
-                counts = drop is not None if logits else record["before"][place] == "1"
-                images.append(image)
-                who.append(alone[image]["people"][face])
-                bottom.append(float(counts))
-                top.append(float(drop if logits else record["after"][place] == "0") if counts else 0.0)
-        made.append(Outcomes.of(images, top, bottom, who, n_identities=EVALUATION_FACES))
-    return made[0], made[1]
 
 
 def unequal_faces(records: Iterable[Record]) -> Iterator[Contrast]:

@@ -6,8 +6,9 @@ its faces are attacked alone by IMP-I, with all others in place, and then all at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.targets import Matching
@@ -15,11 +16,11 @@ from lipcore.attacks.updates import Update, update_rule
 from lipcore.datasets.synthetic import Grid, people
 from lipcore.detectors import Detector
 from lipcore.studies.base.faces import Case, SceneStudy, case_of
-from lipcore.studies.base.study import Record, Run
+from lipcore.studies.base.study import Infos, Record, Run
+from lipcore.studies.within_image.table import ALONE, coefficients, grouped
 
 NAME = "within_image"
 KEY = ("config", "detector", "faces", "distance", "side", "epsilon", "perturbation", "image")
-ALONE = "alone"
 #: In the order in which an image gets them.
 PERTURBATIONS = (ALONE, "imp-i", "imp", "lip-a", "lp")
 #: Faces of an image that are attacked alone.
@@ -119,14 +120,24 @@ class WithinImage(SceneStudy[Config]):
             return case.record(case.attacked(Attack(entries["perturbation"], update, config.matching))) | who
         found = [i for i, owner in enumerate(case.owners) if owner is not None]
         chosen = found[:: max(1, len(found) // FEW)][:FEW]
-        each = [alone(config, case, face, update) for face in chosen]
+        each = [alone(config.matching, case, face, update) for face in chosen]
         joined = {k: "".join(r[k] for r in each) for k in ("before", "after")}
         return {"chosen": chosen, **joined, "drops": [r["drop"] for r in each], **who}
 
+    def tabulated(
+        self, config: Config, records: Sequence[Record], infos: Infos
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        """Those of every study of scenes, and of each cell what the others cost a face."""
+        rows, scalars = super().tabulated(config, records, infos)
+        names = ("detector", *self.of, "epsilon")
+        for cell, by in grouped(records, names).items():
+            rows += [dict(zip(names, cell, strict=True)) | row for row in coefficients(by)]
+        return rows, scalars
 
-def alone(config: Config, case: Case, face: int, update: Update) -> Record:
+
+def alone(matching: Matching, case: Case, face: int, update: Update) -> Record:
     """What IMP-I on one face alone does to it."""
     owner = case.owners[face]
     assert owner is not None
-    record = case.faces(case.attacked(Attack("imp-i", update, config.matching), [owner]))
+    record = case.faces(case.attacked(Attack("imp-i", update, matching), [owner]))
     return {"before": record["before"][face], "after": record["after"][face], "drop": record["drops"][face]}

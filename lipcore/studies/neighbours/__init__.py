@@ -1,0 +1,1 @@
+"""Success on photographs by the distance of a face's nearest neighbour."""

@@ -1,0 +1,1 @@
+"""Success against how visible the noise is."""

@@ -1,0 +1,132 @@
+"""Where interference ends: one figure of every detector, and what it says in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lipcore.report.style import DETECTOR_COLOURS, detector_name, in_order
+from lipcore.studies.within_image.study import Config
+
+#: A coefficient under this is as good as nothing.
+NOTHING = 0.02
+
+
+def coefficient_rows(within: Mapping[str, Any], sides: Mapping[str, float], earlier: Mapping[str, Any]) -> pd.DataFrame:
+    """IMP-I's coefficient in every cell measured, with the distance in sides of the ERF.
+
+    Args:
+        within: the results within images.
+        sides: detector -> side of its ERF in pixels.
+        earlier: the results of the first grids, whose cells stand where the same detector and epsilon were measured.
+    """
+    made = []
+    for document, new in ((within, True), (earlier, False)):
+        for r in document["rows"]:
+            known = r["metric"] == "interference" and r["perturbation"] == "imp-i" and r["detector"] in sides
+            if known and r["value"] is not None and r["faces"] > 1:
+                made.append(r | {"sides": r["distance"] / sides[r["detector"]], "new": new, "side": r.get("side", 40)})
+    rows = pd.DataFrame(made)
+    if rows.empty:
+        return rows
+    matched = set(zip(rows[rows["new"]]["detector"], rows[rows["new"]]["epsilon"], strict=True))
+    at = [new or (d, e) in matched for d, e, new in zip(rows["detector"], rows["epsilon"], rows["new"], strict=True)]
+    return rows[at].sort_values(["detector", "sides", "faces"])
+
+
+def where_it_ends(rows: pd.DataFrame) -> Figure:
+    """Coefficient against distance over the ERF's side, a colour for each detector.
+
+    Filled: within the image, by rules written first; hollow: the first grids. Larger points: more faces.
+
+    Args:
+        rows: of :func:`coefficient_rows`.
+    """
+    figure, axis = plt.subplots(figsize=(7.2, 4.0))
+    axis.axhline(0, color="#767676", lw=0.8)
+    axis.axvline(1, color="#767676", lw=0.8, ls=":")
+    detectors = in_order(rows["detector"]) if len(rows) else []
+    for row in rows.to_dict("records"):
+        colour = DETECTOR_COLOURS.get(row["detector"], "#000000")
+        size = 3 + 0.7 * float(row["faces"]) ** 0.5
+        error = np.clip([[row["value"] - row["ci_low"]], [row["ci_high"] - row["value"]]], 0, None)
+        face, alpha = (colour, 1.0) if row["new"] else ("white", 0.55)
+        point = {"ms": size, "mfc": face, "elinewidth": 0.8, "alpha": alpha, "zorder": 3 if row["new"] else 2}
+        axis.errorbar(row["sides"], row["value"], error, fmt="o", color=colour, **point)
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel("distance of the faces, in sides of the square that holds 90 % of a response's gradient")
+    axis.set_ylabel("interference coefficient (IMP-I)")
+    axis.set_title(f"Alone against all, {_epsilons(rows)}", loc="left", fontsize=11)
+    marks = [
+        Line2D([], [], marker="o", ls="", color=DETECTOR_COLOURS.get(d, "#000000"), label=detector_name(d))
+        for d in detectors
+    ]
+    for new, label in ((True, "within the image"), (False, "the first grids")):
+        fill = "#444444" if new else "white"
+        marks.append(Line2D([], [], marker="o", ls="", color="#444444", mfc=fill, label=label))
+    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=9)
+    return figure
+
+
+def _epsilons(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "not measured"
+    at: dict[str, list[str]] = {}
+    for detector in in_order(rows["detector"]):
+        at[detector] = [f"{e:g}" for e in sorted(set(rows[rows["detector"] == detector]["epsilon"]))]
+    return "epsilon " + ", ".join(f"{' and '.join(at[d])} ({detector_name(d)})" for d in at)
+
+
+def said(rows: pd.DataFrame) -> str:
+    """What the figure shows, in sentences made from its rows: per detector where interference was last seen, and where
+    nothing was left of it."""
+    lines = []
+    for detector in in_order(rows["detector"]) if len(rows) else []:
+        own = rows[rows["detector"] == detector].sort_values("sides").to_dict("records")
+        there = [r for r in own if r["ci_low"] > NOTHING]
+        gone = [r for r in own if r["ci_high"] < NOTHING]
+        text = f"<b>{detector_name(detector)}</b>: "
+        if there:
+            most = max(there, key=lambda r: float(r["value"]))
+            text += f"the coefficient is largest with {_cell(most)}; the farthest cell whose interval lies above "
+            text += f"{NOTHING:g} has {_cell(there[-1])}, {there[-1]['sides']:.2f} sides"
+        else:
+            text += f"no cell has an interval above {NOTHING:g}"
+        if gone:
+            text += f"; the nearest one whose interval lies below {NOTHING:g} has {_cell(gone[0])}"
+            text += f", {gone[0]['sides']:.2f} sides"
+        lines.append(text + ".")
+    return "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>" if lines else "<p>Not measured.</p>"
+
+
+def _cell(row: Mapping[Any, Any]) -> str:
+    faces = f"{row['faces']:.0f} faces of {row['side']:.0f} px at {row['distance']:.0f} px"
+    return f"{faces} ({row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}], {row['n']:.0f} images)"
+
+
+def unmeasured(config: Config, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The cells that the study asks for and has no, or too few, images of."""
+    done = {
+        (r["detector"], r["faces"], r["distance"], r["side"], r["epsilon"]): r["n"]
+        for r in rows
+        if r["metric"] == "asr" and r["perturbation"] == "imp-i"
+    }
+    missing: dict[str, list[str]] = {}
+    for part in config.parts:
+        for epsilon in part.epsilons:
+            for faces, distance, side in part.cells:
+                n = done.get((part.detector, faces, distance, side, epsilon), 0)
+                if n < part.images:
+                    text = f"{faces} faces of {side} px at {distance} px, epsilon {epsilon:g} ({n} of {part.images})"
+                    missing.setdefault(part.detector, []).append(text)
+    if not missing:
+        return "<p>Every cell is measured.</p>"
+    listed = "".join(f"<li>{detector_name(d)}: {'; '.join(of)}</li>" for d, of in missing.items())
+    return f"<p>Not measured yet, or on fewer images than planned:</p><ul>{listed}</ul>"

@@ -1,0 +1,1 @@
+"""Interference within photographs of crowds: the same faces attacked one at a time, and all together."""
