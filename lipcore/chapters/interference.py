@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from lipcore.report.page import Chart, Makes, Page, Photographs, Table, committed
+from lipcore.known_fields import shipped_side
+from lipcore.report.page import Chart, Makes, Markup, Page, Photographs, Table, committed
 from lipcore.report.style import detector_name
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame, results_path, shown_and_own
 from lipcore.studies.base.study import Run
+from lipcore.studies.better_lip.figures import decision_table
 from lipcore.studies.interference.config import POSTER_CELLS, config_for
 from lipcore.studies.interference.figures import (
     cells_figure,
@@ -22,17 +24,64 @@ from lipcore.studies.interference.figures import (
     ipi_table,
 )
 from lipcore.studies.interference.study import Interference
+from lipcore.studies.neighbours.figures import coefficient_figure, gain_table, success_figure
 from lipcore.studies.receptive_fields.study import sides
 from lipcore.studies.unequal_faces.figures import small_table
+from lipcore.studies.within_image.figures import coefficient_rows, said, unmeasured, where_it_ends
+from lipcore.studies.within_image.study import full
 
 #: The epsilons that are measured on the whole grid.
 BOTH = (4.0, 2.0)
+#: Those whose faces were attacked alone.
+SIDES = ("hr-mini", "centerface", "pnet")
 
 
 def open_page(profile: str, detector: str, images: str = "") -> Page:
     """Measures what is missing of the profile and opens the chapter."""
     path = Interference().run(Run(profile=profile, detector=detector))
     return Page("interference", path, FIGURES, TABLES, profile=profile, detector=detector, images=images)
+
+
+def ends(page: Page) -> Iterator[Chart | Markup]:
+    """Where interference ends: every detector, alone against all, and what it says in words."""
+    within, earlier = committed("within_image"), committed("interference")
+    found = coefficient_rows(within, {name: shipped_side(name) for name in SIDES}, earlier)
+    yield Chart(
+        where_it_ends(found),
+        "Of what an attack on one face alone achieves, the share that is lost when all are attacked (IMP-I). Filled: "
+        "measured within the image, by rules written first; hollow: the first grids, seen before the rules. Larger "
+        "points: more faces. Dotted: one side of the receptive field. Bars: 95 % intervals over images and people.",
+        "Interference coefficient against the distance in sides of the effective receptive field: it falls as faces "
+        "stand farther apart, and lies at zero beyond one side.",
+        sources=(within, earlier),
+    )
+    yield Markup(said(found), sources=(within, earlier))
+    yield Markup(unmeasured(full(), within["rows"]), fold="Which cells are not measured yet", sources=(within,))
+
+
+def photographs(page: Page) -> Chart:
+    """The coefficient within photographs."""
+    measured = committed("within_photo")
+    return Chart(
+        coefficient_figure(frame(measured)),
+        "The same within photographs of crowds: up to six faces of each, attacked alone and among all, by the distance "
+        "of their nearest neighbour. Bars: 95 % intervals over photographs.",
+        "Interference coefficient within photographs of crowds by the distance of a face's nearest neighbour.",
+        sources=(measured,),
+    )
+
+
+def neighbours(page: Page) -> Chart:
+    """Success on photographs by the neighbour's distance."""
+    measured = committed("neighbours")
+    return Chart(
+        success_figure(frame(measured)),
+        "Attack success on photographs by the distance of a face's nearest neighbour, where IMP-I hides nearest to "
+        "half. Bars: 95 % intervals over photographs. Faces in different bins are different faces.",
+        "Attack success of IMP, IMP-I, LP and LIP-A by the distance of a face's nearest neighbour, on crowds and WIDER "
+        "FACE; IMP-I, LP and LIP-A lie on one another at every distance.",
+        sources=(measured,),
+    )
 
 
 def distance(page: Page) -> Chart:
@@ -148,6 +197,28 @@ def unequal(page: Page) -> Table:
     )
 
 
+def neighbours_table(page: Page) -> Table:
+    """What methods differ by on the same faces, by the neighbour's distance."""
+    measured = committed("neighbours")
+    return Table(
+        gain_table(frame(measured)),
+        "Methods on the same faces, by the nearest neighbour's distance. In points: more faces hidden by the first of "
+        "two; distance in sides of the receptive field; small: 95 % intervals. What LIP-A gains where neighbours are near is what separating buys.",
+        sources=(measured,),
+    )
+
+
+def better(page: Page) -> Table:
+    """LIP-W and LIP-V, and what becomes of them."""
+    judged = committed("verdicts")
+    return Table(
+        decision_table(judged["rows"]),
+        "Success less that of LIP-A, in points with 95 % intervals. By the rule written before: a preset if above zero "
+        "in one of the three and below zero in none.",
+        sources=(judged,),
+    )
+
+
 def own(page: Page) -> Iterator[Table]:
     """What this build measured."""
     rows = _of_poster(frame(page.own))
@@ -173,6 +244,9 @@ def _of_poster(rows: pd.DataFrame, epsilons: tuple[float, ...] = ()) -> pd.DataF
 
 
 FIGURES: dict[str, Makes] = {
+    "ends": ends,
+    "photographs": photographs,
+    "neighbours": neighbours,
     "distance": distance,
     "cells": cells,
     "success": success,
@@ -185,7 +259,9 @@ FIGURES: dict[str, Makes] = {
 }
 TABLES: dict[str, Makes] = {
     "success": success_table,
+    "neighbours": neighbours_table,
     "unequal": unequal,
+    "better": better,
     "verdicts": verdict_tables(["C1", "C2", "C4", "C8"], dataset="grids"),
     "own": own,
 }

@@ -17,6 +17,7 @@ from lipcore.metrics.intervals import coefficient
 from lipcore.results import read_results
 from lipcore.studies.base.stored_detections import pack
 from lipcore.studies.benchmarks.attack_tables import Shot
+from lipcore.studies.better_lip import figures as better_lip
 from lipcore.studies.neighbours import figures as neighbours_figures
 from lipcore.studies.neighbours import study as neighbours
 from lipcore.studies.neighbours.bins import BINS, name_of, within
@@ -266,3 +267,34 @@ def test_the_committed_tables(root: Any, name: str) -> None:
         if row["metric"] == "asr" and row["value"] is not None:
             bounds = [0.0, row["ci_low"], row["value"], row["ci_high"], 1.0]
             assert bounds == pytest.approx(sorted(bounds))
+
+
+class TestDecision:
+    """LIP-W and LIP-V become presets by a rule that was written before they were run."""
+
+    def rows(self, **scenes: tuple[float, float]) -> list[dict[str, Any]]:
+        names = {"equal": "equal faces", "unequal": "unequal faces, all nine", "crowds": "crowds"}
+        return [
+            {"step": f"{names[scene]}: LIP-W - LIP-A", "detector": d, "n": 30}
+            | {"value": 0.0, "ci_low": low, "ci_high": high}
+            for scene, (low, high) in scenes.items()
+            for d in ("hr-mini", "all detectors")
+        ]
+
+    @pytest.mark.parametrize(
+        ("scenes", "word"),
+        [
+            ({"equal": (-0.1, 0.1), "unequal": (0.01, 0.2), "crowds": (-0.1, 0.1)}, "preset"),
+            ({"equal": (-0.1, -0.01), "unequal": (0.01, 0.2), "crowds": (-0.1, 0.1)}, "paragraph"),
+            ({"equal": (-0.1, 0.1), "unequal": (0.0, 0.2), "crowds": (-0.1, 0.1)}, "paragraph"),
+            ({"unequal": (0.01, 0.2)}, "not decided"),
+            ({"unequal": (-0.2, -0.01)}, "paragraph"),
+            ({}, "not decided"),
+        ],
+    )
+    def test_by_the_rule(self, scenes: dict[str, tuple[float, float]], word: str) -> None:
+        rows = self.rows(**scenes)
+        assert better_lip.decision(better_lip.gains(rows, "lip-w")) == word
+        table = better_lip.decision_table(rows)
+        assert list(table["it becomes"]) == [word, "not decided"]
+        assert (table == "not measured").to_numpy().sum() == 6 - len(scenes)
