@@ -92,7 +92,7 @@ serve:
 	@$(PY) -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
 clean:
-	rm -rf $(addprefix _build/,executed stage html reports images private nbval bench built.txt lip-book.pdf doit.sqlite3 notebook.lock test.lock)
+	rm -rf $(addprefix _build/,executed stage html reports images private nbval bench built.txt lip-book.pdf doit.sqlite3 locks test.lock)
 	rm -rf results/quick build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 lock: $(DONE)/venv

@@ -14,9 +14,12 @@ A notebook says what it makes and needs in its metadata, by experiment name (``x
 - It gets ``profile``, and ``detector`` and ``images`` where you give them; paths are relative to this folder. Where to
   write its results stands in the environment as LIPCORE_RESULTS: ``results/<profile>``, or a folder of its own under
   ``results/custom`` for a detector or photographs of yours, which never touches the project's own results.
-- Notebooks run one at a time, since each uses every core, and no two builds meet. Kernels have settings of their own:
-  what IPython, Jupyter and matplotlib are set to in a reader's home folder changes no figure.
-- A notebook that fails leaves its partial copy in ``_build/reports``.
+- Of the quick profile two notebooks run at once where the system can fork, each on half of the cores, the longest
+  first: they do little at a time, and threads that wait for one another take longer than one alone. Those of the full
+  profile run one at a time, on every core, since some of them measure times. No two builds meet.
+- Kernels have settings of their own: what IPython, Jupyter and matplotlib are set to in a reader's home folder changes
+  no figure.
+- A notebook that fails leaves its partial copy in ``_build/reports``, and hides no other.
 - The book is built from a staged copy in which the executed notebooks replace the stored ones; a warning is an error,
   and ``_build/html`` is replaced only by a build that passed.
 """
@@ -29,6 +32,7 @@ import functools
 import hashlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -51,8 +55,12 @@ PARAMETERS = ("detector", "images", "profile")
 PROFILES = ("quick", "full")
 #: Seconds that a cell may take; one of the full profile measures for hours, and goes on where it was stopped.
 CELL_TIMEOUT = {"quick": 3600, "full": None}
+#: Notebooks that run at once, where the system can fork; the longest of the quick profile, which begin first.
+AT_ONCE = 2 if sys.platform == "linux" else 1
+LONGEST = ("assumptions", "protect", "lip_cost", "theory", "interference", "wider_face", "noise", "receptive_fields")
 #: Settings and caches of the kernels' own, in the place of the reader's.
 PRIVATE = BUILD / "private"
+LOCKS = BUILD / "locks"
 
 BUILD.mkdir(exist_ok=True)
 DOIT_CONFIG = {
@@ -61,7 +69,10 @@ DOIT_CONFIG = {
     "dep_file": str(BUILD / "doit.sqlite3"),
     "verbosity": 2,
     "continue": True,  # one failing notebook does not hide the next
+    "num_process": AT_ONCE if AT_ONCE > 1 else 0,
 }
+if AT_ONCE > 1:
+    multiprocessing.set_start_method("fork", force=True)  # doit hands its tasks over by forking
 
 
 # What is asked for
@@ -178,6 +189,12 @@ def notebooks() -> list[Path]:
     return sorted(BOOK.glob("*.ipynb"))
 
 
+def in_turn() -> list[Path]:
+    """The notebooks, the longest first: two at once end sooner so."""
+    turn = dict(zip(LONGEST, range(len(LONGEST)), strict=True))
+    return sorted(notebooks(), key=lambda path: turn.get(path.stem, len(turn)))
+
+
 @functools.cache
 def _notebook(path: Path) -> dict[str, Any]:
     try:
@@ -229,7 +246,7 @@ def task_notebook() -> Iterator[dict[str, Any]]:
     yield {"basename": "notebook", "name": None, "doc": "Execute the notebooks."}
     run = requested()
     full = [] if run.profile == "full" else [str(path) for path in sorted((RESULTS / "full").glob("*.json"))]
-    for path in notebooks():
+    for path in in_turn():
         defaults_of(path)
         reads = [str(run.results / f"{name}.json") for name in results_of(path, "reads")]
         yield {
@@ -253,6 +270,7 @@ def task_book() -> dict[str, Any]:
     return {
         "actions": [(locked, [run, stage, build])],
         "file_dep": sorted({"_config.yml", *executed, *map(str, pages), *map(str, results), *_library()}),
+        "task_dep": [f"notebook:{run.variant}:{path.stem}" for path in in_turn()],
         "uptodate": [lambda: (HTML / "index.html").is_file() and BUILT.is_file() and BUILT.read_text() == run.variant],
     }
 
@@ -273,13 +291,13 @@ def task_pdf() -> dict[str, Any]:
 
 def locked(run: Run, *steps: Callable[[Run], TaskFailed | None]) -> TaskFailed | None:
     """The steps in turn, up to one that fails, while nothing else is run or built in this folder."""
-    with _one_at_a_time():
+    with _lock("notebook"):
         return next(filter(None, (step(run) for step in steps)), None)
 
 
 def execute(path: Path, run: Run) -> TaskFailed | None:
-    """Runs one notebook, alone in this folder; its executed copy appears only when every cell passed."""
-    with _one_at_a_time():
+    """Runs one notebook; its executed copy appears only when every cell passed."""
+    with _lock(path.name), _lock("notebook", shared=run.profile == "quick"):
         return _execute(path, run)
 
 
@@ -293,7 +311,7 @@ def _execute(path: Path, run: Run) -> TaskFailed | None:
     others = _stamps(path, run)
     _prepare_environment(run)
     print(f"{path.name} ({run.variant}) ...", flush=True)
-    start = time.monotonic()
+    start, before = time.monotonic(), os.times()
     try:
         papermill.execute_notebook(
             str(path),
@@ -317,7 +335,9 @@ def _execute(path: Path, run: Run) -> TaskFailed | None:
         wrote = ", ".join(touched)
         return TaskFailed(f"{path} must write to {run.results} only (see LIPCORE_RESULTS), but wrote {wrote}")
     _finish(report, target)
-    print(f"{path.name} ({run.variant}) took {time.monotonic() - start:.1f} s", flush=True)
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    print(f"{path.name} ({run.variant}) took {time.monotonic() - start:.1f} s, {cpu:.1f} s of one core", flush=True)
     return None
 
 
@@ -351,6 +371,8 @@ def _prepare_environment(run: Run) -> None:
     for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_PATH", "MATPLOTLIBRC", "PYTHONSTARTUP"):
         os.environ.pop(name, None)
     os.environ["LIPCORE_RESULTS"] = run.results.as_posix()
+    if run.profile == "quick" and AT_ONCE > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // AT_ONCE)))
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # this environment's kernel, not the home folder's
     os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
@@ -360,15 +382,19 @@ def _prepare_environment(run: Run) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    """Waits while another notebook of this folder runs, or its pages are built, in whatever process."""
+def _lock(name: str, *, shared: bool = False) -> Iterator[None]:
+    """Waits for that lock of this folder, in whatever process it is held.
+
+    "notebook" is that of all that runs or builds: shared by notebooks that may run at once, held alone by what may not.
+    """
     try:
         import fcntl
     except ImportError:  # Windows: trust the reader
         yield
         return
-    with (BUILD / "notebook.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    LOCKS.mkdir(exist_ok=True)
+    with (LOCKS / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

@@ -244,7 +244,7 @@ def test_no_two_builds_meet(toy: Toy) -> None:
     """While another process runs or builds in the folder, nothing is staged."""
     fcntl = pytest.importorskip("fcntl")
     toy.passes("notebook")
-    with (toy.folder / "_build/notebook.lock").open("w") as lock:
+    with (toy.folder / "_build/locks/notebook.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting = subprocess.Popen(
             [sys.executable, "-m", "doit", "book"],

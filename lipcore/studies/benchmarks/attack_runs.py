@@ -233,7 +233,7 @@ class Attacks(Study[Config]):
         Raises:
             DataError: they are not at hand; the message says how to get them.
         """
-        return load_items(self.datasets[run.profile], run.data)
+        return load_items(self.datasets[run.profile], run.data, name=self.name)
 
     def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
         """Detector by detector, part by part, image by image, all perturbations of an image before the next image."""

@@ -231,12 +231,13 @@ def truth(item: Item) -> dict[str, Any]:
     return {"heights": [round(h, 1) for h in item.heights.tolist()], "kept": kept, "file": _sha256(item.path)}
 
 
-def load_items(dataset: str, given: Path | None = None) -> dict[str, Item]:
+def load_items(dataset: str, given: Path | None = None, *, name: str = "crowds") -> dict[str, Item]:
     """The images of a dataset by name.
 
     Args:
         dataset: one of :data:`DATASETS`; ``"generated"`` are drawn and written in the layout of WIDER FACE first.
         given: its folder; by default where LIPCORE_DATA says.
+        name: of the generated folder, which is written anew: no two studies that run at once may share it.
 
     Raises:
         UnknownName: no such dataset.
@@ -250,7 +251,7 @@ def load_items(dataset: str, given: Path | None = None) -> dict[str, Item]:
     elif dataset == "crowds":
         items += [CrowdItem(photo) for photo in load_crowds(given)]
     elif dataset == "generated":
-        root = given or ROOT / "data" / "generated" / "attacked_crowds"
+        root = given or ROOT / "data" / "generated" / name
         items += [WiderItem(i) for i in write_wider(root, "val", (CROWD.draw(seed) for seed in range(CROWDS)))]
     else:
         items += [WiderItem(image) for image in load_wider(find_dataset("widerface", given))]

@@ -83,7 +83,7 @@ class Transfer(Study[Config]):
 
     def items(self, config: Config, run: Run) -> Mapping[str, Item]:
         """The images by name."""
-        return load_items(config.dataset, run.data)
+        return load_items(config.dataset, run.data, name=self.name)
 
     def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
         """Image by image, source by source: noise on each target after each treatment.

@@ -69,7 +69,7 @@ class Evaluation(Study[Config]):
 
     def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
         """Detector by detector, image by image."""
-        items = list(islice(load_items(config.dataset, run.data).values(), config.images))
+        items = list(islice(load_items(config.dataset, run.data, name=self.name).values(), config.images))
         for name in sorted(infos, key=lambda name: DETECTORS.index(name) if name in DETECTORS else -1):
             shared = {"config": self.fingerprint(replace(config, detectors=()), infos[name]), "detector": name}
             for item in items:

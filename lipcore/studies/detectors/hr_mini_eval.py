@@ -91,7 +91,7 @@ class HRMiniEval(Study[Config]):
         """
         shared = {"config": digest(config), "weights": infos[self.own_detector].sha256[:12]}
         try:
-            items = list(islice(load_items(config.dataset, run.data).values(), config.images))
+            items = list(islice(load_items(config.dataset, run.data, name=self.name).values(), config.images))
         except DataError as error:
             tqdm.write(f"{self.name}: {error}; the images recorded are used")
             items = []
