@@ -153,6 +153,30 @@ def test_estimates_from_records_or_from_one_unit(elsewhere: Path) -> None:
     assert list(Squares().estimate(Run(profile="full"))) == [(f"image {i}", 2, 2.0) for i in (3, 4)]
 
 
+def test_an_estimate_measures_the_least_work_of_each_kind_and_says_so(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Image i is (4 - i) work here, so the last one is the cheapest; what is known is not measured."""
+    measured: list[int] = []
+    measure = Squares.measure
+
+    def watched(self: Squares, config: Config, unit: Unit, run: Run) -> Iterator[Record]:
+        measured.append(unit.shared["image"])
+        yield from measure(self, config, unit, run)
+
+    monkeypatch.setattr(Squares, "measure", watched)
+    monkeypatch.setattr(Squares, "alike", lambda _, config, record: [("all", 4 - record["image"])])
+    estimated = list(Squares().estimate(Run()))
+    assert measured == [2]
+    assert estimated == [(f"image {i}", 2, (4 - i) * 1.0) for i in range(3)]
+    assert "squares: of some of it nothing alike is recorded" in capsys.readouterr().err
+    Squares().run(Run())
+    measured.clear()
+    assert len(list(Squares().estimate(Run(profile="full")))) == 2
+    assert not measured
+    assert capsys.readouterr().err == ""
+
+
 def test_unknown_profile() -> None:
     with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
         Squares().run(Run(profile="fast"))

@@ -17,6 +17,7 @@ stopped goes on where it was. A study that does not fit, such as one of times, i
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
@@ -41,6 +42,7 @@ from lipcore.results import (
     results_path,
     write_results,
 )
+from lipcore.studies.base.estimates import Known
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.workers import Workers
 
@@ -345,28 +347,31 @@ class Study(Runnable, Generic[Config]):
         )
 
     def estimate(self, run: Run) -> Iterator[tuple[str, int, float]]:
-        """From the records' own seconds or, of what has none alike, from one measured now and not recorded."""
+        """From the records' own seconds or, of what has none alike, from one measured now and not recorded.
+
+        That one is of the least work there is alike, and a line says what is measured.
+        """
         run = replace(run, detector=self.under_study(run))
         config, records = self.config(run), self.records(run)
-        known: dict[Hashable, list[float]] = defaultdict(list)
-
-        def learn(record: Record) -> None:
-            for group, work in self.alike(config, record):
-                known[group].append(record["seconds"] / work)
-
+        todo = list(self.todo(config, self.infos(config, run, load=True), records, run))
+        known = Known(partial(self.alike, config))
         for record in records:
-            learn(record)
+            known.learn(record)
+        each = ((unit.shared | want, replace(unit, wanted=(want,))) for unit in todo for want in unit.wanted)
+        if cheapest := known.cheapest_unknown(each):
+            tqdm.write(
+                f"{self.name}: of some of it nothing alike is recorded; one record of each kind is measured now",
+                sys.stderr,
+            )
+        with tqdm(cheapest, unit="record", disable=None) as bar:
+            for entries, unit in bar:
+                bar.set_description(" ".join(str(entries[k]) for k in self.key if k != "config"))
+                known.learn(entries | next(self.measure(config, unit, run)))
         missing: dict[str, int] = defaultdict(int)
         seconds: dict[str, float] = defaultdict(float)
-        for unit in self.todo(config, self.infos(config, run, load=True), records, run):
-            for want in unit.wanted:
-                groups = self.alike(config, unit.shared | want)
-                if not any(group in known for group, _ in groups):
-                    once = replace(unit, wanted=(want,))
-                    learn(unit.shared | want | next(self.measure(config, once, run)))
-                taken, work = next((known[group], work) for group, work in groups if group in known)
-                missing[unit.part] += 1
-                seconds[unit.part] += sum(taken) / len(taken) * work
+        for unit in todo:
+            missing[unit.part] += len(unit.wanted)
+            seconds[unit.part] += sum(known.seconds(unit.shared | want) for want in unit.wanted)
         for part, count in missing.items():
             yield part, count, seconds[part] / 60
 
