@@ -31,7 +31,7 @@ from scipy.optimize import linear_sum_assignment
 
 from lipcore.datasets.fddb import FddbImage, load_fddb, read_entries
 from lipcore.errors import DataError, OptionError, UnknownName, short
-from lipcore.metrics.wider import bootstrap_weights
+from lipcore.metrics.intervals import bootstrap_weights
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -151,6 +151,12 @@ def design_effect(hits: NDArray[np.float64], totals: NDArray[np.float64]) -> flo
     return 1 + (mean - 1) * min(1.0, max(0.0, rho))
 
 
+def bootstrap_weights(n: int, *, draws: int = DRAWS, seed: int | np.random.Generator = 0) -> NDArray[np.int64]:
+    """How often each of ``n`` images is drawn, (draws, n): every draw takes n of them with replacement."""
+    weights: NDArray[np.int64] = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    return weights
+
+
 def _resamples(n: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, n, (DRAWS, n))
 
@@ -349,10 +355,8 @@ def _crossed(
             rates = [((w @ t) * v).sum(1) / ((w @ b) * v).sum(1) for t, b in zip(top, bottom, strict=True)]
         return np.stack(rates, 1)
 
-    def counts(size: int) -> NDArray[np.float64]:
-        return random.multinomial(size, np.full(size, 1 / size), PAIRED_DRAWS).astype(np.float64)
-
-    w, v = counts(n), counts(people) if people > 1 else np.ones((1, 1))
+    w = bootstrap_weights(n, draws=PAIRED_DRAWS, seed=random).astype(np.float64)
+    v = bootstrap_weights(people, draws=PAIRED_DRAWS, seed=random).astype(np.float64) if people > 1 else np.ones((1, 1))
     rates = of(w, v)
     draws = statistic(rates)
     if people == 1:

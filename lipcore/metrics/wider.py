@@ -105,7 +105,8 @@ class WiderResult:
 
         Args:
             weights: (D, n_images): how often each image of :attr:`images` is in each of D draws; see
-                :func:`bootstrap_weights`. The same weights on two results of the same images make them paired.
+                :func:`lipcore.metrics.intervals.bootstrap_weights`. The same weights on two results of the same images
+                make them paired.
             exact: the exact AP instead of the official one.
 
         Returns:
@@ -337,12 +338,6 @@ def average_precision(recall: ArrayLike, precision: ArrayLike) -> float:
         precision: (T,) in 0..1; NaN (nothing counted yet) is passed over as MATLAB's ``max`` does.
     """
     return float(_area(np.asarray(recall, dtype=np.float64), np.asarray(precision, dtype=np.float64)))
-
-
-def bootstrap_weights(n_images: int, *, draws: int = 1000, seed: int = 0) -> Ints:
-    """How often each of ``n_images`` is drawn, (draws, n_images): every draw takes n_images with replacement."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(n_images, np.full(n_images, 1 / n_images), size=draws)
 
 
 def _steps(scores: Floats, low: float, high: float) -> Ints:

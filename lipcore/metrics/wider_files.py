@@ -24,7 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from lipcore.datasets.text_files import read_text
 from lipcore.datasets.wider import ImageKey, load_ground_truth
 from lipcore.errors import DataError, UnknownName, short
-from lipcore.metrics.wider import bootstrap_weights, evaluate_subsets
+from lipcore.metrics.intervals import bootstrap_weights
+from lipcore.metrics.wider import evaluate_subsets
 
 Floats = NDArray[np.float64]
 

@@ -20,10 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from lipcore.datasets.wider import SUBSETS, ImageKey, WiderGroundTruth, load_ground_truth, write_wider
 from lipcore.errors import DataError, UnknownName
+from lipcore.metrics.intervals import bootstrap_weights
 from lipcore.metrics.wider import (
     WiderResult,
     average_precision,
-    bootstrap_weights,
     evaluate_subsets,
     evaluate_wider,
 )

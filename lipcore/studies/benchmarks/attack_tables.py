@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipcore.metrics.fddb import KINDS, N_IMAGES, FddbResult, evaluate_overlaps
-from lipcore.metrics.intervals import Estimate, ratio_of_means, share
-from lipcore.metrics.wider import MatchedImage, WiderResult, bootstrap_weights, evaluate_matched
+from lipcore.metrics.intervals import Estimate, bootstrap_weights, ratio_of_means, share
+from lipcore.metrics.wider import MatchedImage, WiderResult, evaluate_matched
 from lipcore.studies.base.stored_detections import unpack
 from lipcore.studies.benchmarks.attack_runs import NONE
 

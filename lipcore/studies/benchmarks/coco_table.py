@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipcore.metrics.coco import IOUS, METRICS, Matched, scores
-from lipcore.metrics.intervals import Estimate, ratio_of_means, share
-from lipcore.metrics.wider import bootstrap_weights
+from lipcore.metrics.intervals import Estimate, bootstrap_weights, ratio_of_means, share
 from lipcore.studies.base.stored_detections import unpack
 from lipcore.studies.benchmarks.attack_runs import NONE
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lipcore.datasets.wider_format import SUBSETS
 from lipcore.detectors import Detections
-from lipcore.metrics.intervals import ratio_of_means, share
-from lipcore.metrics.wider import MatchedImage, bootstrap_weights, evaluate_matched
+from lipcore.metrics.intervals import bootstrap_weights, ratio_of_means, share
+from lipcore.metrics.wider import MatchedImage, evaluate_matched
 from lipcore.results import Dataset, Stopwatch, digest
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, unpack
