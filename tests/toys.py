@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lipcore.attacks.targets import Instance, Matching, find_instances
 from lipcore.detectors import Detector, Responses
 
 STRIDE = 4
@@ -78,3 +79,8 @@ def bright(
 #: Four faces, their squares apart by more than the toy's TRF, or by less.
 FAR = [(4, 4), (44, 4), (4, 44), (44, 44)]
 NEAR = [(10, 10), (30, 10), (10, 30), (30, 30)]
+
+
+def instances_of(detector: Toy, image: Tensor, matching: Matching | None = None) -> list[Instance]:
+    """What attacks would attack."""
+    return find_instances(detector, detector(image), matching or Matching())

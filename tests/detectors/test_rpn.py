@@ -1,60 +1,35 @@
-"""RPN against an independent computation in NumPy from generated checkpoints, and what RPN-mini owes the attacks."""
+"""RPN against an independent computation in NumPy from generated checkpoints, and what both networks owe attacks."""
 
 from __future__ import annotations
 
 import math
-import pickle
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from rpn_reference import (
+    BODY,
+    Arrays,
+    batch,
+    clipped,
+    convolutions,
+    heads,
+    picture,
+    present,
+    proposals,
+    published,
+    reference,
+)
 from torch import Tensor
 
 from lipcore.attacks.crop import Support, union
 from lipcore.attacks.gradients import cropped_sum, cropped_sum_naive
 from lipcore.detectors import Detector, Responses, load_detector
 from lipcore.detectors.rpn import RPN, Proposals, decode
-from lipcore.detectors.rpn_mini import FORMAT, RPNMini, RPNMiniNet
-from lipcore.detectors.weights import find_weights
-from lipcore.errors import ImageError, WeightsError
-
-Arrays = dict[str, np.ndarray]
-
-# --- the layer table of fasterrcnn_resnet50_fpn's first stage, written apart from the package -------------------------
-
-STAGES = ((1, 64, 3), (2, 128, 4), (3, 256, 6), (4, 512, 3))
-BODY, FPN = "backbone.body", "backbone.fpn"
-
-
-def convolutions() -> list[tuple[str, str, tuple[int, int, int, int]]]:
-    """Of the trunk: name of the convolution, of its batch norm, shape (out, in, h, w)."""
-    table = [(f"{BODY}.conv1", f"{BODY}.bn1", (64, 3, 7, 7))]
-    channels = 64
-    for stage, inside, blocks in STAGES:
-        for i in range(blocks):
-            block = f"{BODY}.layer{stage}.{i}"
-            table.append((f"{block}.conv1", f"{block}.bn1", (inside, channels, 1, 1)))
-            table.append((f"{block}.conv2", f"{block}.bn2", (inside, inside, 3, 3)))
-            table.append((f"{block}.conv3", f"{block}.bn3", (4 * inside, inside, 1, 1)))
-            if i == 0:
-                table.append((f"{block}.downsample.0", f"{block}.downsample.1", (4 * inside, channels, 1, 1)))
-            channels = 4 * inside
-    return table
-
-
-def heads() -> list[tuple[str, str, tuple[int, int, int, int]]]:
-    """Of pyramid and head: the name now, the name in the published checkpoint, shape; all have a bias."""
-    table = []
-    for i, channels in enumerate((256, 512, 1024, 2048)):
-        table.append((f"{FPN}.inner_blocks.{i}.0", f"{FPN}.inner_blocks.{i}", (256, channels, 1, 1)))
-        table.append((f"{FPN}.layer_blocks.{i}.0", f"{FPN}.layer_blocks.{i}", (256, 256, 3, 3)))
-    table.append(("rpn.head.conv.0.0", "rpn.head.conv", (256, 256, 3, 3)))
-    table.append(("rpn.head.cls_logits", "rpn.head.cls_logits", (3, 256, 1, 1)))
-    table.append(("rpn.head.bbox_pred", "rpn.head.bbox_pred", (12, 256, 1, 1)))
-    return table
+from lipcore.detectors.rpn_mini import RPNMini
+from lipcore.errors import ImageError
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +54,6 @@ def arrays() -> Arrays:
     return {name: value.astype(np.float32) for name, value in out.items()}
 
 
-def published(arrays: Arrays) -> dict[str, Tensor]:
-    """The older names, no counters, and a second stage that nobody asks for."""
-    state = {name: torch.from_numpy(value) for name, value in arrays.items()}
-    for new, old, _ in heads():
-        for part in ("weight", "bias"):
-            state[f"{old}.{part}"] = state.pop(f"{new}.{part}")
-    return state | {
-        "roi_heads.box_head.fc6.weight": torch.zeros(4, 12544),
-        "roi_heads.box_head.fc6.bias": torch.ones(4),
-    }
-
-
-def present(arrays: Arrays) -> dict[str, Tensor]:
-    """Today's names, with the counters of batch norms that were trained."""
-    state = {name: torch.from_numpy(value) for name, value in arrays.items()}
-    state |= {f"{bn}.num_batches_tracked": torch.tensor(7) for _, bn, _ in convolutions()}
-    return state | {"roi_heads.box_predictor.cls_score.weight": torch.zeros(91, 4)}
-
-
 @pytest.fixture(scope="module")
 def files(arrays: Arrays, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("rpn")
@@ -115,146 +71,6 @@ def detectors(files: dict[str, Path]) -> dict[str, RPN]:
 
 
 # --- the reference: NumPy in double precision -------------------------------------------------------------------------
-
-
-def conv(x: np.ndarray, weight: np.ndarray, stride: int = 1, pad: int = 0) -> np.ndarray:
-    """x (C, H, W), weight (out, in, h, w)."""
-    h, w = weight.shape[2:]
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad)))
-    windows = np.lib.stride_tricks.sliding_window_view(x, (h, w), axis=(1, 2))[:, ::stride, ::stride]
-    return np.tensordot(weight.astype(np.float64), windows, axes=((1, 2, 3), (0, 3, 4)))
-
-
-def maps(x: np.ndarray, arrays: Arrays, eps: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Padded and normalised (3, H, W) -> the two outputs of the head for the five levels."""
-
-    def layer(x: np.ndarray, name: str, bn: str, stride: int = 1, pad: int = 0) -> np.ndarray:
-        parts = ("weight", "bias", "running_mean", "running_var")
-        gain, bias, mean, var = (arrays[f"{bn}.{p}"].astype(np.float64)[:, None, None] for p in parts)
-        return (conv(x, arrays[f"{name}.weight"], stride, pad) - mean) / np.sqrt(var + eps) * gain + bias
-
-    def plain(x: np.ndarray, name: str, pad: int = 0) -> np.ndarray:
-        return conv(x, arrays[f"{name}.weight"], 1, pad) + arrays[f"{name}.bias"].astype(np.float64)[:, None, None]
-
-    x = np.maximum(layer(x, f"{BODY}.conv1", f"{BODY}.bn1", 2, 3), 0)
-    x = np.pad(x, ((0, 0), (1, 1), (1, 1)), constant_values=-np.inf)
-    x = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))[:, ::2, ::2].max(axis=(3, 4))
-    trunk = []
-    for stage, _, blocks in STAGES:
-        for i in range(blocks):
-            block, stride = f"{BODY}.layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1
-            y = np.maximum(layer(x, f"{block}.conv1", f"{block}.bn1"), 0)
-            y = np.maximum(layer(y, f"{block}.conv2", f"{block}.bn2", stride, 1), 0)
-            y = layer(y, f"{block}.conv3", f"{block}.bn3")
-            if i == 0:
-                x = layer(x, f"{block}.downsample.0", f"{block}.downsample.1", stride)
-            x = np.maximum(x + y, 0)
-        trunk.append(x)
-    levels: list[np.ndarray] = []
-    top = np.zeros((256, 1, 1))
-    for i in (3, 2, 1, 0):
-        _, height, width = trunk[i].shape
-        rows, cols = (np.arange(n) * m // n for n, m in zip((height, width), top.shape[1:], strict=True))
-        top = plain(trunk[i], f"{FPN}.inner_blocks.{i}.0") + top[:, rows][:, :, cols]
-        levels.insert(0, plain(top, f"{FPN}.layer_blocks.{i}.0", 1))
-    levels.append(levels[3][:, ::2, ::2])
-    found = []
-    for level in levels:
-        x = np.maximum(plain(level, "rpn.head.conv.0.0", 1), 0)
-        found.append((plain(x, "rpn.head.cls_logits"), plain(x, "rpn.head.bbox_pred")))
-    return found
-
-
-def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear between the centres of pixels, nothing smoothed."""
-    for axis, n in enumerate(size, start=1):
-        m = image.shape[axis]
-        at = np.maximum((np.arange(n) + 0.5) * m / n - 0.5, 0)
-        low = np.floor(at).astype(int)
-        share = (at - low).reshape([-1 if a == axis else 1 for a in range(3)])
-        high = np.minimum(low + 1, m - 1)
-        image = np.take(image, low, axis) * (1 - share) + np.take(image, high, axis) * share
-    return image
-
-
-def reference(
-    image: np.ndarray, arrays: Arrays, eps: float, shorter: int, longer: int
-) -> tuple[list[tuple[np.ndarray, np.ndarray]], tuple[int, int]]:
-    """(3, H, W) in 0..255 -> for each level logits (A,) and boxes (A, 4), unclipped; both in pixels of what the
-    network reads, whose height and width before padding are returned too."""
-    mean, std = (np.array(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    x = (image / 255 - mean) / std
-    height, width = image.shape[1:]
-    if shorter:
-        scale = min(shorter / min(height, width), longer / max(height, width))
-        height, width = math.floor(height * scale), math.floor(width * scale)
-        x = resized(x, (height, width))
-    down, across = (math.ceil(n / 32) * 32 for n in (height, width))
-    padded = np.zeros((3, down, across))
-    padded[:, :height, :width] = x
-    found = []
-    for size, (objectness, deltas) in zip((32, 64, 128, 256, 512), maps(padded, arrays, eps), strict=True):
-        _, rows, cols = objectness.shape
-        logits, boxes = [], []
-        for row in range(rows):
-            for col in range(cols):
-                for a, ratio in enumerate((0.5, 1.0, 2.0)):
-                    right, bottom = np.round(size / math.sqrt(ratio) / 2), np.round(size * math.sqrt(ratio) / 2)
-                    x0, y0, w, h = col * (across // cols), row * (down // rows), 2 * right, 2 * bottom
-                    tx, ty, tw, th = deltas[4 * a : 4 * a + 4, row, col]
-                    x1, y1 = x0 + tx * w, y0 + ty * h
-                    w, h = (n * math.exp(min(t, math.log(1000 / 16))) for n, t in ((w, tw), (h, th)))
-                    logits.append(objectness[a, row, col])
-                    boxes.append([x1 - w / 2, y1 - h / 2, x1 + w / 2, y1 + h / 2])
-        found.append((np.array(logits), np.array(boxes)))
-    return found, (height, width)
-
-
-def clipped(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = size
-    return np.stack([boxes[:, i].clip(0, (width, height)[i % 2]) for i in range(4)], axis=1)
-
-
-def proposals(levels: list[tuple[np.ndarray, np.ndarray]], counted: dict[str, int] | None = None) -> list[int]:
-    """Numbers of the proposals, over all levels, best first; ``counted`` gets how many each step took away."""
-    taken = dict.fromkeys(("before", "small", "overlap", "after"), 0)
-    kept: list[tuple[float, int]] = []
-    first = 0
-    for logits, boxes in levels:
-        order = sorted(range(len(logits)), key=lambda i, logits=logits: -logits[i])
-        taken["before"] += len(order[1000:])
-        order = order[:1000]
-        solid = [i for i in order if min(boxes[i, 2] - boxes[i, 0], boxes[i, 3] - boxes[i, 1]) >= 1e-3]
-        taken["small"] += len(order) - len(solid)
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        alive: list[int] = []
-        for i in solid:
-            mine = boxes[alive]
-            w = np.minimum(mine[:, 2], boxes[i, 2]) - np.maximum(mine[:, 0], boxes[i, 0])
-            h = np.minimum(mine[:, 3], boxes[i, 3]) - np.maximum(mine[:, 1], boxes[i, 1])
-            shared = w.clip(0) * h.clip(0)
-            if (shared / (area[alive] + area[i] - shared) > 0.7).any():
-                taken["overlap"] += 1
-            else:
-                alive.append(i)
-        kept += [(-logits[i], first + i) for i in alive]
-        first += len(logits)
-    kept.sort()
-    taken["after"] = len(kept[1000:])
-    if counted is not None:
-        counted |= taken
-    return [i for _, i in kept[:1000]]
-
-
-def picture(height: int, width: int, seed: int = 1) -> np.ndarray:
-    """Noise on coarse blocks, so that scales differ."""
-    rng = np.random.default_rng(seed)
-    blocks = np.kron(rng.uniform(0, 200, (3, height // 16 + 1, width // 16 + 1)), np.ones((16, 16)))
-    return np.floor(blocks[:, :height, :width] + rng.uniform(0, 56, (3, height, width)))
-
-
-def batch(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(image).float()[None]
 
 
 # --- RPN --------------------------------------------------------------------------------------------------------------
@@ -415,163 +231,6 @@ def test_published_sizes() -> None:
         assert x.shape[2:] == tuple(math.ceil(n / 32) * 32 for n in wanted)
         assert not x[:, :, wanted[0] :].any()
         assert not x[..., wanted[1] :].any()
-
-
-class TestWrongFiles:
-    """Files are made of one number each, seen through the shapes that are wanted."""
-
-    @pytest.fixture
-    def state(self) -> dict[str, Tensor]:
-        state = {f"{conv}.weight": torch.zeros(()).expand(shape) for conv, _, shape in convolutions()}
-        for _, bn, shape in convolutions():
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                state[f"{bn}.{part}"] = torch.ones(()).expand(shape[0])
-        for name, _, shape in heads():
-            state[f"{name}.weight"], state[f"{name}.bias"] = (torch.zeros(()).expand(s) for s in (shape, shape[:1]))
-        return state
-
-    def test_every_kind_of_name_is_listed(self, tmp_path: Path, state: dict[str, Tensor]) -> None:
-        torch.save(state, tmp_path / "right.pth")
-        RPN(tmp_path / "right.pth")
-        del state["rpn.head.cls_logits.bias"], state[f"{BODY}.layer3.5.bn2.running_var"]
-        state["rpn.head.cls_logits.extra"] = torch.zeros(3)
-        state[f"{FPN}.inner_blocks.2.0.weight"] = torch.zeros(256, 512, 1, 1)
-        state[f"{BODY}.bn1.bias"] = torch.full((64,), math.nan)
-        torch.save(state, tmp_path / "wrong.pth")
-        with pytest.raises(WeightsError) as caught:
-            load_detector("rpn", weights=tmp_path / "wrong.pth")
-        message = str(caught.value)
-        assert "missing (2): backbone.body.layer3.5.bn2.running_var, rpn.head.cls_logits.bias;" in message
-        assert "left over (1): rpn.head.cls_logits.extra;" in message
-        shapes = f"{FPN}.inner_blocks.2.0.weight (256, 512, 1, 1), expected (256, 1024, 1, 1)"
-        assert f"wrong shape (1): {shapes};" in message
-        assert message.endswith("not finite (1): backbone.body.bn1.bias")
-
-    def test_another_network(self, tmp_path: Path) -> None:
-        torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pth")
-        with pytest.raises(WeightsError, match=r"fasterrcnn_resnet50_fpn: missing .*left over \(1\): layer\.weight"):
-            RPN(tmp_path / "other.pth")
-
-    @pytest.mark.parametrize("content", [{"epoch": 3, "net": {}}, [torch.zeros(2)], {"model": 5}])
-    def test_no_state_dict(self, tmp_path: Path, content: object) -> None:
-        torch.save(content, tmp_path / "none.pth")
-        with pytest.raises(WeightsError, match="holds no state dict"):
-            RPN(tmp_path / "none.pth")
-
-    def test_no_code_of_a_file_is_run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        Path("bad.pth").write_bytes(pickle.dumps({"model": Payload()}, protocol=2))
-        torch.save({"model": Payload()}, "zipped.pth")
-        for name in ("bad.pth", "zipped.pth"):
-            with pytest.raises(WeightsError, match=r"holds more than tensors \(.*getattr|Path"):
-                RPN(name)
-        assert not Path("ran").exists()
-
-    def test_files_of_other_kinds(self, tmp_path: Path) -> None:
-        with pytest.raises(WeightsError, match=r"missing \(287\): .*, \.+; left over \(\d+\): ([\w.]+, ){3}\.+$"):
-            RPN(find_weights("hr-mini"))
-        (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 cut off")
-        with pytest.raises(WeightsError, match=r"cut\.pth is damaged or cut off"):
-            RPN(tmp_path / "cut.pth")
-        with pytest.raises(WeightsError, match="no weights file"):
-            RPN(tmp_path / "none.pth")
-
-
-class Payload:
-    """What a hostile checkpoint would run."""
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (Path("ran"),)
-
-
-# --- RPN-mini ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def mini_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights with which logits differ and boxes stay near their anchors."""
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, value in RPNMiniNet().state_dict().items():
-        if value.ndim == 4:
-            small = 0.3 if "branch2c" in name else 0.2 if "bbox_pred" in name else 1.0
-            state[name] = torch.randn(value.shape, generator=generator) * small * (2 / value[0].numel()) ** 0.5
-        else:
-            state[name] = torch.randn(value.shape, generator=generator) * 0.1
-    path = tmp_path_factory.mktemp("mini") / "rpn_mini.safetensors"
-    save_file(state, path, metadata={"format": FORMAT})
-    return path
-
-
-@pytest.fixture(scope="module")
-def mini(mini_file: Path) -> RPNMini:
-    detector = load_detector("rpn-mini", weights=mini_file)
-    assert isinstance(detector, RPNMini)
-    return detector
-
-
-def test_places_of_rpn_mini(mini: RPNMini) -> None:
-    """Four levels of two sizes and three shapes; anchors in the middle of their cells."""
-    found = mini(batch(picture(64, 128)))
-    counts = [8 * 16, 4 * 8, 2 * 4, 1 * 2]
-    assert found.logits.shape == (1, 6 * sum(counts))
-    assert found.templates.bincount().tolist() == [n for n in counts for _ in range(6)]
-    firsts = [6 * sum(counts[:level]) for level in range(4)]
-    assert found.centres[firsts].tolist() == [[4, 4], [8, 8], [16, 16], [32, 32]]
-    assert found.centres[-1].tolist() == [96, 32]
-    assert mini.templates[:6] == ("22x12", "38x20", "16x16", "28x28", "12x22", "20x38")  # halves rounded: 13.5 to 14
-    assert found.logits.std() > 0.2
-
-
-def test_a_large_image_is_shrunk_for_rpn_mini(mini_file: Path) -> None:
-    """What it reads is the smoothed image; boxes and centres are in the large one's pixels."""
-    image = batch(picture(96, 200))
-    small = torch.nn.functional.interpolate(image, size=[61, 128], mode="bilinear", antialias=True)
-    found, wanted = RPNMini(mini_file, longer=128)(image), RPNMini(mini_file, longer=0)(small)
-    back = torch.tensor([200 / 128, 96 / 61])
-    torch.testing.assert_close(found.logits, wanted.logits, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found.boxes, wanted.boxes * back.repeat(2), atol=1e-2, rtol=1e-4)
-    torch.testing.assert_close(found.centres, wanted.centres * back)
-    default = RPNMini(mini_file)
-    assert default.longer == 448
-    assert "longer=448" in repr(default)
-    assert default(batch(picture(32, 448))).logits.shape[1] == 6 * 7 * (64 + 16 + 4 + 1)
-
-
-def test_gradients_of_rpn_mini_against_finite_differences(mini_file: Path) -> None:
-    detector = RPNMini(mini_file).double()
-    image = torch.from_numpy(20 + 0.8 * picture(50, 60))[None]
-    leaf = image.clone().requires_grad_()
-    logits = detector(leaf).logits[0]
-    rng = np.random.default_rng(0)
-    step = 1e-4
-    # One response of the finest level, one of the second, one of the coarsest.
-    for response in (5, 6 * (64 + 8) + 2, len(logits) - 1):
-        (gradient,) = torch.autograd.grad(logits[response], leaf, retain_graph=True)
-        places = [*gradient.abs().flatten().topk(2).indices.tolist(), int(rng.integers(gradient.numel()))]
-        shifts = torch.zeros(len(places), image.numel(), dtype=torch.float64)
-        shifts[range(len(places)), places] = step
-        shifts = shifts.view(-1, *image.shape[1:])
-        with torch.no_grad():
-            after, before = (detector(image + s).logits[:, response] for s in (shifts, -shifts))
-        wanted = gradient.flatten()[places]
-        assert wanted.abs().max() > 0
-        torch.testing.assert_close(
-            (after - before) / (2 * step), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max())
-        )
-
-
-def test_wrong_files_for_rpn_mini(tmp_path: Path, mini_file: Path) -> None:
-    with pytest.raises(WeightsError, match=r"another network's: its format is 'lipcore\.hr_mini/1'"):
-        load_detector("rpn-mini", weights=find_weights("hr-mini"))
-    with pytest.raises(WeightsError, match="another network's"):
-        load_detector("hr-mini", weights=mini_file)
-    save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"format": FORMAT})
-    with pytest.raises(WeightsError, match=r"does not hold RPN-mini: missing \(178\): stem\.conv\.weight"):
-        RPNMini(tmp_path / "a.safetensors")
-    (tmp_path / "b.safetensors").write_bytes(b"no such thing")
-    with pytest.raises(WeightsError, match="not a safetensors file"):
-        RPNMini(tmp_path / "b.safetensors")
 
 
 # --- both keep the contract -------------------------------------------------------------------------------------------

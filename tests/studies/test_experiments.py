@@ -1,4 +1,4 @@
-"""The experiments on tiny configurations with P-Net and the toy."""
+"""The studies of interference and of assumptions on tiny configurations with P-Net and the toy."""
 
 from __future__ import annotations
 
@@ -6,32 +6,22 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-import toys
-from PIL import Image
 from studying import completed, tabled
 
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.presets import PRESETS
-from lipcore.datasets.crowds import load_crowd
-from lipcore.datasets.synthetic import Crowd, Grid
-from lipcore.detectors import load_detector
+from lipcore.datasets.synthetic import Grid
 from lipcore.detectors.pnet import PNet
-from lipcore.errors import DataError, NoFaceFound, UnknownName
+from lipcore.errors import UnknownName
 from lipcore.metrics.success import interference as coefficient
-from lipcore.receptive_field import theoretical_sides
-from lipcore.results import frame, read_results
+from lipcore.results import read_results
 from lipcore.studies.assumptions import study as assumptions
 from lipcore.studies.assumptions.study import Assumptions
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.study import Run
 from lipcore.studies.interference import config as interference_config
 from lipcore.studies.interference.study import Interference
-from lipcore.studies.noise import study as noise
-from lipcore.studies.receptive_fields import study as receptive_fields
-from lipcore.studies.receptive_fields.figures import fields_figure
 
 INTERFERENCE = Interference()
 FIXED = Extent(rule="fixed", value=43)
@@ -310,124 +300,6 @@ class TestAblations:
     def test_unknown_profile(self) -> None:
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
             assumptions.config_for("fast", "pnet")
-
-
-class TestReceptiveFields:
-    def test_of_the_toy(self, elsewhere: Path) -> None:
-        path, _ = receptive_fields.measure_fields("quick", [toys.Toy(("small", "large"))])
-        document = read_results(path)
-        assert path == elsewhere / "receptive_fields.json"
-        values = {(r["template"], r["metric"]): r["value"] for r in document["rows"]}
-        for template in ("small", "large"):
-            assert values[template, "trf"] == 13
-            sides = [values[template, f"side_{m}"] for m in (50, 75, 90, 95, 99)]
-            assert sides == sorted(sides)
-            assert values[template, "ratio"] == pytest.approx(values[template, "side_90"] / 13)
-            assert values[template, "overlap_240"] == 0
-        assert document["summary"]["trf"] == 13
-
-    def test_random_weights_stand_beside(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        models = [toys.Toy(("small", "middle", "large")), toys.Toy(), toys.Toy()]
-        for model, name in zip(models, ("studied", receptive_fields.RANDOM, "control"), strict=True):
-            model.name = name
-        path, fields = receptive_fields.measure_fields("quick", models)
-        document = read_results(path)
-        assert list(fields) == ["studied", receptive_fields.RANDOM, "control"]
-        assert fields["studied"].middle.template == "middle"
-        counted = {r["detector"]: r["n"] for r in document["rows"]}
-        assert counted == dict.fromkeys(("studied", receptive_fields.RANDOM, "control"), 2)
-        summary = document["summary"]
-        assert (summary["template"], summary["templates"]) == ("middle", 3)
-        assert summary["hr101_trf"] == summary["control_trf"] == 13
-        assert len(fields_figure(frame(document)).axes[0].get_yticks()) == 5
-
-    def test_hr101s_field_is_that_of_its_layers(self) -> None:
-        detector = receptive_fields.random_hr101()
-        (side,) = theoretical_sides(detector).values()
-        assert side in (835, 851)  # one or two neighbours of the upsampling, by parity
-        assert detector(torch.full((1, 3, 64, 64), 99.0)).logits.shape == (1, 7 * 7)
-
-    @pytest.mark.parametrize(
-        ("side", "pitch", "expected"), [(40, 40, 0), (40, 80, 0), (80, 40, 0.5), (100, 25, 0.75), (40, 0, 1)]
-    )
-    def test_overlap_by_hand(self, side: int, pitch: int, expected: float) -> None:
-        assert receptive_fields.overlap(side, pitch) == expected
-
-    def test_as_many_images_as_the_profile_says(self) -> None:
-        document = read_results(receptive_fields.measure_fields("full", [toys.Toy()])[0])
-        assert {r["n"] for r in document["rows"]} == {document["config"]["images"]} == {8}
-        assert document["provenance"]["dataset"]["n_images"] == 8
-        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            receptive_fields.measure_fields("fast", [toys.Toy()])
-
-
-class TestPhotos:
-    def config(self, folder: Path, **fields: Any) -> noise.Config:
-        return noise.Config(images=str(folder), extent=FIXED, **fields)
-
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        """Two photographs with faces of P-Net's size, and one without."""
-        folder = tmp_path / "photographs"
-        folder.mkdir()
-        for seed in range(2):
-            image = Crowd(faces=(2, 3), face_side=(40, 41), height=128, width=160).draw(seed).image
-            Image.fromarray(image[0].permute(1, 2, 0).byte().numpy()).save(folder / f"{seed}.png")
-        Image.fromarray(np.full((96, 96, 3), 99, np.uint8)).save(folder / "none.png")
-        return folder
-
-    def test_a_readers_folder(self, folder: Path, elsewhere: Path) -> None:
-        pnet = load_detector("pnet")
-        path, shown = noise.measure("quick", pnet, self.config(folder))
-        document = read_results(path)
-        assert path == elsewhere / "noise.json"
-        assert {r["perturbation"] for r in document["rows"]} == set(PRESETS)
-        assert {r["n"] for r in document["rows"] if r["metric"] == "asr"} == {2}, "one has no face"
-        values = {(r["perturbation"], r["metric"]): r["value"] for r in document["rows"]}
-        for name in PRESETS:
-            assert values[name, "l_inf"] == 4
-            assert values[name, "psnr"] > 34
-            assert 0 < values[name, "touched"] <= 1
-        assert values["imp-i", "asr"] >= values["random", "asr"]
-        assert document["summary"]["images"] == 3
-        assert document["provenance"]["dataset"]["name"] == "photographs of the reader"
-        assert len(shown) == 3 + 2 * len(PRESETS)
-        for picture in shown:
-            assert torch.equal(picture.image, picture.image.round().clamp(0, 255))
-            assert len(picture.correct) == len(picture.detections)
-            assert (picture.image - picture.scene.image).abs().max() == picture.visibility.l_inf <= 4
-        clean = next(s for s in shown if s.perturbation == "")
-        assert clean.correct.all(), "without ground truth the clean detections stand for the faces"
-
-    def test_at_most_so_many(self, folder: Path) -> None:
-        path, shown = noise.measure("quick", load_detector("pnet"), self.config(folder, count=1, epsilon=1.0))
-        assert len({s.scene.name for s in shown}) == 1
-        assert read_results(path)["provenance"]["dataset"]["n_images"] == 1
-
-    def test_crowds_that_may_be_shown(self) -> None:
-        scenes = list(noise.crowds(4))
-        assert [scene.name for scene in scenes[:3]] == list(noise.SHOWN)
-        assert len({scene.name for scene in scenes}) == 4
-        assert len(scenes[0].boxes) == len(load_crowd(noise.SHOWN[0])), "the faces that count"
-        assert torch.equal(scenes[0].image, scenes[0].image.round().clamp(0, 255))
-        assert len(list(noise.crowds(99))) == 24
-
-    def test_no_face_on_any(self, folder: Path) -> None:
-        for name in ("0.png", "1.png"):
-            (folder / name).unlink()
-        with pytest.raises(NoFaceFound, match="pnet finds no face on any of the 1 images"):
-            noise.measure("quick", load_detector("pnet"), self.config(folder))
-
-    def test_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match="is not a folder"):
-            noise.measure("quick", load_detector("pnet"), self.config(tmp_path / "none"))
-
-    def test_first_photo(self, folder: Path) -> None:
-        assert noise.first_photo(str(folder)).shape == (1, 3, 128, 160)
-
-    def test_unknown_profile(self) -> None:
-        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            noise.config_for("fast", "")
 
 
 def test_pnet_and_the_grids_agree_on_the_size_of_a_face() -> None:

@@ -1,0 +1,98 @@
+"""The study of photographs under noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lipcore.attacks.crop import Extent
+from lipcore.attacks.presets import PRESETS
+from lipcore.datasets.crowds import load_crowd
+from lipcore.datasets.synthetic import Crowd
+from lipcore.detectors import load_detector
+from lipcore.errors import DataError, NoFaceFound, UnknownName
+from lipcore.results import read_results
+from lipcore.studies.noise import study as noise
+
+FIXED = Extent(rule="fixed", value=43)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results of these tests go to a folder of their own."""
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+    return tmp_path / "results"
+
+
+class TestPhotos:
+    def config(self, folder: Path, **fields: Any) -> noise.Config:
+        return noise.Config(images=str(folder), extent=FIXED, **fields)
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """Two photographs with faces of P-Net's size, and one without."""
+        folder = tmp_path / "photographs"
+        folder.mkdir()
+        for seed in range(2):
+            image = Crowd(faces=(2, 3), face_side=(40, 41), height=128, width=160).draw(seed).image
+            Image.fromarray(image[0].permute(1, 2, 0).byte().numpy()).save(folder / f"{seed}.png")
+        Image.fromarray(np.full((96, 96, 3), 99, np.uint8)).save(folder / "none.png")
+        return folder
+
+    def test_a_readers_folder(self, folder: Path, elsewhere: Path) -> None:
+        pnet = load_detector("pnet")
+        path, shown = noise.measure("quick", pnet, self.config(folder))
+        document = read_results(path)
+        assert path == elsewhere / "noise.json"
+        assert {r["perturbation"] for r in document["rows"]} == set(PRESETS)
+        assert {r["n"] for r in document["rows"] if r["metric"] == "asr"} == {2}, "one has no face"
+        values = {(r["perturbation"], r["metric"]): r["value"] for r in document["rows"]}
+        for name in PRESETS:
+            assert values[name, "l_inf"] == 4
+            assert values[name, "psnr"] > 34
+            assert 0 < values[name, "touched"] <= 1
+        assert values["imp-i", "asr"] >= values["random", "asr"]
+        assert document["summary"]["images"] == 3
+        assert document["provenance"]["dataset"]["name"] == "photographs of the reader"
+        assert len(shown) == 3 + 2 * len(PRESETS)
+        for picture in shown:
+            assert torch.equal(picture.image, picture.image.round().clamp(0, 255))
+            assert len(picture.correct) == len(picture.detections)
+            assert (picture.image - picture.scene.image).abs().max() == picture.visibility.l_inf <= 4
+        clean = next(s for s in shown if s.perturbation == "")
+        assert clean.correct.all(), "without ground truth the clean detections stand for the faces"
+
+    def test_at_most_so_many(self, folder: Path) -> None:
+        path, shown = noise.measure("quick", load_detector("pnet"), self.config(folder, count=1, epsilon=1.0))
+        assert len({s.scene.name for s in shown}) == 1
+        assert read_results(path)["provenance"]["dataset"]["n_images"] == 1
+
+    def test_crowds_that_may_be_shown(self) -> None:
+        scenes = list(noise.crowds(4))
+        assert [scene.name for scene in scenes[:3]] == list(noise.SHOWN)
+        assert len({scene.name for scene in scenes}) == 4
+        assert len(scenes[0].boxes) == len(load_crowd(noise.SHOWN[0])), "the faces that count"
+        assert torch.equal(scenes[0].image, scenes[0].image.round().clamp(0, 255))
+        assert len(list(noise.crowds(99))) == 24
+
+    def test_no_face_on_any(self, folder: Path) -> None:
+        for name in ("0.png", "1.png"):
+            (folder / name).unlink()
+        with pytest.raises(NoFaceFound, match="pnet finds no face on any of the 1 images"):
+            noise.measure("quick", load_detector("pnet"), self.config(folder))
+
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="is not a folder"):
+            noise.measure("quick", load_detector("pnet"), self.config(tmp_path / "none"))
+
+    def test_first_photo(self, folder: Path) -> None:
+        assert noise.first_photo(str(folder)).shape == (1, 3, 128, 160)
+
+    def test_unknown_profile(self) -> None:
+        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
+            noise.config_for("fast", "")
