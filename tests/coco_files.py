@@ -1,12 +1,14 @@
-"""COCO's annotation files as tests write them."""
+"""COCO's annotation files as tests write them, and the real ones where they are at hand."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from lipcore.datasets.coco import LAYOUTS
@@ -30,3 +32,11 @@ def lay_out(root: Path, content: object, images: Sequence[str] = (), layout: int
     for name in images:
         Image.new("RGB", (8, 6), (200, 100, 50)).save(folder / name)
     return root
+
+
+def official(root: Path) -> Path:
+    """The images of COCO val that are at hand."""
+    folder = Path(os.environ.get("LIPCORE_DATA") or root.parent / "shared" / "data") / "coco"
+    if not folder.is_dir():
+        pytest.skip("COCO is not at hand: LIPCORE_DATA names no folder with coco/")
+    return folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from coco_files import annotation, lay_out, listed
+from coco_files import annotation, lay_out, listed, official
 
 from lipcore.datasets.coco import LAYOUTS, load_coco, write_coco
 from lipcore.errors import DataError
@@ -138,8 +138,8 @@ class TestLoader:
         with pytest.raises(DataError, match=r"b\.png"):
             data[1].read()
 
-    def test_the_real_images(self, official: Path) -> None:
-        data = load_coco(official)
+    def test_the_real_images(self, root: Path) -> None:
+        data = load_coco(official(root))
         content = json.loads(data.annotations.read_text())
         assert len(data) + data.report.absent == len(content["images"])
         if len(data) == 40:

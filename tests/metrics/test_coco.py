@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from coco_files import annotation, lay_out, listed
+from coco_files import annotation, lay_out, listed, official
 from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
@@ -22,15 +21,6 @@ from lipcore.errors import DataError, LipcoreWarning
 from lipcore.metrics.coco import IOUS, METRICS, Matched, evaluate_files, match, scores, write_predictions
 
 Boxes = Sequence[Sequence[float]]
-
-
-@pytest.fixture
-def official(root: Path) -> Path:
-    """The images of COCO val that are at hand."""
-    folder = Path(os.environ.get("LIPCORE_DATA") or root.parent / "shared" / "data") / "coco"
-    if not folder.is_dir():
-        pytest.skip("COCO is not at hand: LIPCORE_DATA names no folder with coco/")
-    return folder
 
 
 def scene(objects: Boxes, crowds: Boxes = (), number: int = 1) -> CocoImage:
@@ -206,8 +196,8 @@ class TestAgainstPycocotools:
         chosen = scores([matched[i] for i in some])
         assert {name: float(value[0]) for name, value in chosen.items()} == pytest.approx(part, abs=1e-12, nan_ok=True)
 
-    def test_the_real_images(self, official: Path, tmp_path: Path) -> None:
-        data = load_coco(official)
+    def test_the_real_images(self, root: Path, tmp_path: Path) -> None:
+        data = load_coco(official(root))
         rng = np.random.default_rng(0)
         boxes, found, matched = [], [], []
         for image in data:

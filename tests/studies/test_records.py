@@ -218,10 +218,10 @@ UNITS = 2 * 5 * 4 + 2
 CHILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
+sys.path[:0] = sys.argv[2:]
 import torch
 torch.set_num_threads(1)
-from test_results import TINY
+from test_records import TINY
 from lipcore.studies.interference.study import Interference
 from studying import completed
 completed(Interference(), TINY, Path(sys.argv[1]))
@@ -240,7 +240,7 @@ class TestKilledForReal:
 
     def test_nothing_is_lost_or_counted_twice(self, tmp_path: Path, one_thread: None) -> None:
         killed, whole = tmp_path / "killed.records.jsonl", tmp_path / "whole.records.jsonl"
-        arguments = [sys.executable, "-c", CHILD, str(killed), str(Path(__file__).parent)]
+        arguments = [sys.executable, "-c", CHILD, str(killed), *map(str, Path(__file__).parents[:2])]
         child = subprocess.Popen(arguments, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 120
         while not (killed.is_file() and killed.read_bytes().count(b"\n") >= 7):
