@@ -11,9 +11,11 @@ import toys
 from lipcore import known_fields
 from lipcore.datasets.synthetic import calibration_images
 from lipcore.detectors import REGISTRY, Detector, load_detector, weights
+from lipcore.detectors.pyramid import Pyramid
 from lipcore.errors import LipcoreError
 from lipcore.known_fields import SHIPPED, erf_of, file_name, read_erf, ship, write_erf
 from lipcore.receptive_field import MASSES, Erf, MeasuredErf, measure_erf
+from lipcore.studies.assumptions.study import PYRAMIDS, SCALES
 
 
 @pytest.fixture
@@ -64,7 +66,13 @@ class TestShipped:
     def test_no_file_is_left_over(self) -> None:
         stored = [json.loads(p.read_text()) for p in SHIPPED.iterdir()]
         assert len({s["detector"] for s in stored}) == len(stored)
-        assert {s["detector"] for s in stored} <= set(REGISTRY)
+        assert {s["detector"] for s in stored} <= {*REGISTRY, *(f"{name}-pyramid" for name in PYRAMIDS)}
+
+    @pytest.mark.parametrize("name", PYRAMIDS)
+    def test_the_pyramids_of_the_book_have_theirs(self, name: str, empty: Path, calls: list[Detector]) -> None:
+        pyramid = Pyramid(load_detector(name), SCALES)
+        assert [e.template for e in erf_of(pyramid)] == list(pyramid.templates)
+        assert not calls, "nothing is measured"
 
     @pytest.mark.parametrize("name", ["pnet", "retinaface"])
     def test_is_what_is_measured(self, name: str) -> None:

@@ -48,10 +48,15 @@ def measure_fields(
     """
     from lipcore import known_fields
     from lipcore.detectors import load_detector, weights
+    from lipcore.detectors.pyramid import Pyramid
+    from lipcore.studies.assumptions.study import PYRAMIDS, SCALES
 
     with told():
         for name in names or [n for n in REGISTRY if weights.locate(n) is not None]:
-            typer.echo(known_fields.ship(load_detector(name)))
+            detector = load_detector(name)
+            typer.echo(known_fields.ship(detector))
+            if name in PYRAMIDS:
+                typer.echo(known_fields.ship(Pyramid(detector, SCALES)))
 
 
 @data.command("card")

@@ -24,6 +24,9 @@ from lipcore.receptive_field import MASSES
 from lipcore.results import Dataset, Stopwatch, digest
 from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
 
+#: Of the image pyramid (A8). Those of the detectors under study have their e_i in files, as detectors have.
+SCALES, PYRAMIDS = (0.75, 1.0), ("hr-mini", "pnet")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -85,7 +88,7 @@ def ledger() -> tuple[Variant, ...]:
         Variant(assumption="A7", label="identical faces", grid=Grid(faces=9, distance=40, identical=True)),
         Variant(assumption="A7", label="on a photograph", grid=Grid(faces=9, distance=40, background="photograph")),
         Variant(assumption="A8", label="one scale", default=True),
-        Variant(assumption="A8", label="scales 0.75 and 1", scales=(0.75, 1.0)),
+        Variant(assumption="A8", label="scales 0.75 and 1", scales=SCALES),
         Variant(assumption="A10", label="targets fixed", default=True),
         Variant(assumption="A10", label="targets matched at each step", matching=Matching(rematch=True)),
         Variant(assumption="A11", label="tau_attack 0.5", default=True),
