@@ -366,7 +366,7 @@ class Study(Runnable, Generic[Config]):
         with tqdm(cheapest, unit="record", disable=None) as bar:
             for entries, unit in bar:
                 bar.set_description(" ".join(str(entries[k]) for k in self.key if k != "config"))
-                known.learn(entries | next(self.measure(config, unit, run)))
+                known.learn({**entries, **next(self.measure(config, unit, run))})
         missing: dict[str, int] = defaultdict(int)
         seconds: dict[str, float] = defaultdict(float)
         for unit in todo:
