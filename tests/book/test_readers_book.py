@@ -45,7 +45,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, root: Path, clean_environmen
     ignored = shutil.ignore_patterns("__pycache__", "generated", ".ipynb_checkpoints")
     for name in ("lipcore", "book", "data", "results/full"):
         shutil.copytree(root / name, folder / name, ignore=ignored)
-    for name in ("dodo.py", "_config.yml", "pyproject.toml"):
+    for name in ("dodo.py", "_config.yml", "pyproject.toml", "CITATION.cff"):
         shutil.copyfile(root / name, folder / name)
     (folder / "readers_detector.py").write_text(DETECTOR)
     pictures = top / "my pictures"
