@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import product
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -93,14 +94,14 @@ class Compared:
     found: int
 
 
-def compared(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon: float) -> Compared:
+def compared(detector: Detector, of: Scene, perturbations: Sequence[str], epsilons: Sequence[float]) -> Compared:
     """Attacks a photograph with I-FGSM and draws what the detector finds.
 
     Args:
         detector: attacked and shown.
         of: the photograph.
         perturbations: presets' names.
-        epsilon: in grey levels.
+        epsilons: in grey levels; where there are several, a name says which is which.
 
     Raises:
         NoFaceFound: the detector finds no face on the clean photograph.
@@ -114,34 +115,39 @@ def compared(detector: Detector, of: Scene, perturbations: Sequence[str], epsilo
     alt = f"The clean photograph: yellow boxes around the {before} faces that {name} finds"
     first = Side(_shown(of, image, clean), "clean", f"clean: {before} faces found", alt)
     afters = []
-    for preset in perturbations:
+    for preset, epsilon in product(perturbations, epsilons):
         attacked = quantise(Attack(preset, i_fgsm(epsilon))(detector, image).image)
         after = detector.detect(attacked)[0]
         left, method = int(found(truth, after.boxes).sum()), method_name(preset)
         alt = f"The photograph under {method} at epsilon {epsilon:g}, which looks the same: boxes around {left} faces"
-        afters.append(Side(_shown(of, attacked, after), method, f"{method}: {left} faces found", alt))
+        label = f"{method}, epsilon {epsilon:g}" if len(epsilons) > 1 else method
+        afters.append(Side(_shown(of, attacked, after), label, f"{label}: {left} faces found", alt))
     return Compared(first, afters, len(truth), before)
 
 
-def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon: float) -> str:
+def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon: float | Sequence[float]) -> str:
     """HTML: the clean photograph against the attacked ones, or a sentence where the detector finds no face on it.
 
     Args:
-        detector, of, perturbations, epsilon: as of :func:`compared`; the first perturbation is shown first.
+        detector, of, perturbations: as of :func:`compared`.
+        epsilon: one or several, in grey levels; the first, under the first perturbation, is shown first.
     """
+    epsilons = epsilon if isinstance(epsilon, Sequence) else (epsilon,)
     try:
-        pictures = compared(detector, of, perturbations, epsilon)
+        pictures = compared(detector, of, perturbations, epsilons)
     except NoFaceFound as error:
         return f"<p>{escape(str(error))}.</p>"
     name, n = detector_name(detector.name), pictures.found
     part = " The part with the crowd is shown, all of the photograph is counted." if of.rows else ""
     counted = f"of {pictures.faces} faces that can be seen, {n} are found" if len(of.truth) else f"{n} faces are found"
+    most = f"{epsilons[0]:g}" if len(epsilons) == 1 else "epsilon"
     caption = (
         f"Drag the line, or use the arrow keys. Yellow boxes: what {name} finds, {counted} on the clean photograph. "
-        f"The noise changes no colour of any pixel by more than {epsilon:g} of 255.{part}"
+        f"The noise changes no colour of any pixel by more than {most} of 255.{part}"
     )
     credit = f" <small>{escape(of.source)}; boxes and noise are ours.</small>" if of.source else ""
-    return compare(pictures.before, pictures.afters, caption + credit, f"Attack, at epsilon {epsilon:g} of 255")
+    legend = f"Attack, at epsilon {' or '.join(f'{e:g}' for e in epsilons)} of 255"
+    return compare(pictures.before, pictures.afters, caption + credit, legend)
 
 
 def cover(before: Side, after: Side) -> Image.Image:
