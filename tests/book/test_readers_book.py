@@ -71,7 +71,7 @@ def test_every_result_is_of_the_readers_detector_and_apart_from_the_projects_own
 
 
 def test_the_photographs_were_attacked(built: Path) -> None:
-    (document,) = (json.loads(p.read_text()) for p in (built / "results" / "custom").glob("*/photos.json"))
+    (document,) = (json.loads(p.read_text()) for p in (built / "results" / "custom").glob("*/noise.json"))
     assert document["provenance"]["dataset"]["n_images"] == 2
     assert document["provenance"]["dataset"]["n_faces"] >= 4
     changes = {r["perturbation"]: r["value"] for r in document["rows"] if r["metric"] == "l_inf"}
