@@ -49,7 +49,7 @@ help:
 	@echo "make book    set up, run the notebooks, build the book    PROFILE=quick|full DETECTOR=package.module:factory IMAGES=FOLDER"
 	@echo "make pdf     the book, and the whole of it as one PDF (needs Chromium)"
 	@echo "make test    set up, run every check there is"
-	@echo "make full    the book with the full profile (hours; goes on where it stopped)"
+	@echo "make full    the book with the full profile of what chapters measure (hours; goes on where it stopped)"
 	@echo "make bench   time and memory, and other libraries' attacks beside (an environment of its own)    PROFILE=quick|full"
 	@echo "make serve   show the book at http://localhost:$(PORT)        PORT=$(PORT)"
 	@echo "make lock    renew requirements.txt and bench/requirements.lock after a change of pyproject.toml"
