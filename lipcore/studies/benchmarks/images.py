@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from lipcore.paths import ROOT
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Image = TypeVar("Image", WiderImage, FddbImage, CrowdPhoto)
 
 #: name -> experiment, as its results are called.
 DATASETS = {"wider": "wider_attack", "fddb": "fddb_attack", "crowds": "crowds", "generated": "wider_attack"}
@@ -73,16 +74,14 @@ class Item(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class WiderItem:
-    """An image of WIDER FACE; IoU counts both border pixels."""
+class _Annotated(Generic[Image]):
+    """What items have in common, whatever the dataset: a file, its pixels, and upright boxes.
 
-    one_to_one: ClassVar[bool] = False
-    image: WiderImage
+    Attributes:
+        image: of the dataset.
+    """
 
-    @property
-    def name(self) -> str:
-        """``event/name``."""
-        return "/".join(self.image.key)
+    image: Image
 
     @property
     def path(self) -> Path:
@@ -91,8 +90,24 @@ class WiderItem:
 
     @property
     def heights(self) -> Floats:
-        """(N,) of the annotated boxes."""
+        """(N,) of the annotated boxes, of ellipses those around them, at the size at which the image is read."""
         return self.image.boxes[:, 3] - self.image.boxes[:, 1]
+
+    def read(self) -> NDArray[np.uint8]:
+        """The pixels (H, W, 3)."""
+        return self.image.read()
+
+
+@dataclass(frozen=True, eq=False)
+class WiderItem(_Annotated[WiderImage]):
+    """An image of WIDER FACE; IoU counts both border pixels."""
+
+    one_to_one: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """``event/name``."""
+        return "/".join(self.image.key)
 
     @property
     def kept(self) -> Mapping[str, Flags]:
@@ -105,10 +120,6 @@ class WiderItem:
             raise DataError(f"{self.name} is in no evaluation list; unpack eval_tools.zip beside the images")
         return {subset: self.image.kept[subset] for subset in SUBSETS}
 
-    def read(self) -> NDArray[np.uint8]:
-        """The pixels (H, W, 3)."""
-        return self.image.read()
-
     def overlaps(self, boxes: Floats) -> Floats:
         """IoU (K, N) with the annotated boxes."""
         return iou_plus_one(boxes, self.image.boxes)
@@ -119,11 +130,10 @@ class WiderItem:
 
 
 @dataclass(frozen=True, eq=False)
-class FddbItem:
+class FddbItem(_Annotated[FddbImage]):
     """An image of FDDB; IoU is that of a rectangle with an ellipse, both as pixels."""
 
     one_to_one: ClassVar[bool] = True
-    image: FddbImage
 
     @property
     def name(self) -> str:
@@ -131,23 +141,9 @@ class FddbItem:
         return self.image.name
 
     @property
-    def path(self) -> Path:
-        """Its file."""
-        return self.image.path
-
-    @property
-    def heights(self) -> Floats:
-        """(N,) of the upright rectangles around the ellipses."""
-        return self.image.boxes[:, 3] - self.image.boxes[:, 1]
-
-    @property
     def kept(self) -> Mapping[str, Flags]:
         """All faces count."""
         return {"all": np.ones(len(self.image), dtype=np.bool_)}
-
-    def read(self) -> NDArray[np.uint8]:
-        """The pixels (H, W, 3)."""
-        return self.image.read()
 
     def overlaps(self, boxes: Floats) -> Floats:
         """IoU (K, N) with the ellipses."""
@@ -158,39 +154,24 @@ class FddbItem:
 
 
 @dataclass(frozen=True, eq=False)
-class CrowdItem:
+class CrowdItem(_Annotated[CrowdPhoto]):
     """A crowd that may be shown; scored as WIDER FACE is, with its faces to be ignored."""
 
     one_to_one: ClassVar[bool] = False
-    photo: CrowdPhoto
 
     @property
     def name(self) -> str:
         """Its file's name without the ending."""
-        return self.photo.name
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return self.photo.path
-
-    @property
-    def heights(self) -> Floats:
-        """(N,) of the boxes, at the size at which it is read."""
-        return self.photo.boxes[:, 3] - self.photo.boxes[:, 1]
+        return self.image.name
 
     @property
     def kept(self) -> Mapping[str, Flags]:
         """All that are not to be ignored."""
-        return {"all": self.photo.counted}
-
-    def read(self) -> NDArray[np.uint8]:
-        """The pixels (H, W, 3)."""
-        return self.photo.read()
+        return {"all": self.image.counted}
 
     def overlaps(self, boxes: Floats) -> Floats:
         """IoU (K, N) with the boxes."""
-        return iou_plus_one(boxes, self.photo.boxes)
+        return iou_plus_one(boxes, self.image.boxes)
 
     official = overlaps
 
