@@ -46,17 +46,18 @@ class Exhibit:
     """Something that a page shows.
 
     Attributes:
-        fold: it is folded away under this title; "" for not. Neighbours of the same title share a fold.
+        fold: it is folded away under this title, "" for not; None leaves that to its length. Neighbours of the same
+            title share a fold.
         sources: the results files that it is made from; None for the page's own.
     """
 
-    fold: str = ""
+    fold: str | None = None
     sources: Sequence[Document] | None = None
 
     @property
     def title(self) -> str:
         """Of the fold; "" where it is not folded."""
-        return self.fold
+        return self.fold or ""
 
     def html(self) -> str:
         """As it stands on the page, without its source."""
@@ -106,7 +107,9 @@ class Table(Exhibit):
     @property
     def title(self) -> str:
         """Of the fold; "" where it is not folded."""
-        return self.fold or (self.caption.partition(". ")[0].rstrip(".") if len(self.rows) > LONG else "")
+        if self.fold is not None:
+            return self.fold
+        return self.caption.partition(". ")[0].rstrip(".") if len(self.rows) > LONG else ""
 
     def html(self) -> str:
         """The table below its caption."""

@@ -1,4 +1,4 @@
-"""What every figure and table of the book shares: style, colours, captions, HTML."""
+"""What every figure and table of the book shares: shares as text, tables as HTML, images and boxes on axes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,6 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 PAPER = "poster (HR)"
-
-
-def made_by(document: Mapping[str, Any], notebook: str) -> str:
-    """HTML that says what made a figure or table, and where to have it: notebook, results, images, seconds, commit."""
-    p = document["provenance"]
-    study = f"data/{document['profile']}/{document['experiment']}"
-    commit = p["git_commit"][:8] or "no commit"
-    return (
-        f'<p class="made-by">Made by <a href="notebooks/{notebook}.ipynb" download>{notebook}.ipynb</a> from '
-        f'<a href="{study}.json" download>results/{document["profile"]}/{document["experiment"]}.json</a> '
-        f'(<a href="{study}.csv" download>CSV</a>) · {p["dataset"]["n_images"]} images · '
-        f"{p['seconds']:.0f} s of computing on {p['device']} · commit {commit}</p>"
-    )
 
 
 def percent(row: Mapping[Any, Any]) -> str:

@@ -7,8 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lipcore.report.page import NotMeasured, Page, Table, committed
-from lipcore.report.plotting import folded
+from lipcore.report.page import Page, Table, committed
 
 #: Unit of an effect -> (factor, format, name).
 UNITS = {
@@ -17,6 +16,15 @@ UNITS = {
     "ssim": (1.0, "+.3f", ""),
     "dB": (1.0, "+.1f", "dB"),
     "coefficient": (1.0, "+.3f", ""),
+}
+
+#: Whether contrasts are primary -> title of the fold, and caption.
+KINDS = {
+    True: (None, "Primary contrasts: effect with its 95 % interval, and the poster's."),
+    False: (
+        "Secondary contrasts",
+        "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector.",
+    ),
 }
 
 
@@ -83,29 +91,13 @@ def verdict_tables(claims: Sequence[str], *, dataset: str = "") -> Callable[[Pag
         claims: "C1" ... "C8".
         dataset: only contrasts of a dataset that begins so.
     """
-    return lambda page: _tables(claims, dataset)
 
+    def tables(page: Page) -> list[Table]:
+        judged = committed("verdicts")
+        made = []
+        for primary, (fold, caption) in KINDS.items():
+            rows = verdict_table(judged["rows"], claims, primary=primary, dataset=dataset)
+            made += [] if rows.empty else [Table(rows, caption, fold=fold, sources=(judged,))]
+        return made
 
-def _tables(claims: Sequence[str], dataset: str) -> list[Table]:
-    judged = committed("verdicts")
-    kinds = {
-        True: ("", "Primary contrasts: effect with its 95 % interval, and the poster's."),
-        False: (
-            "Secondary contrasts",
-            "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector.",
-        ),
-    }
-    made = []
-    for primary, (fold, caption) in kinds.items():
-        rows = verdict_table(judged["rows"], claims, primary=primary, dataset=dataset)
-        made += [] if rows.empty else [Table(rows, caption, fold=fold, sources=(judged,))]
-    return made
-
-
-def verdicts_html(claims: Sequence[str], *, dataset: str = "") -> str:
-    """The same as HTML, for a page that has no chapter."""
-    try:
-        tables = _tables(claims, dataset)
-    except NotMeasured as error:
-        return f"<p>{error}</p>"
-    return "".join(folded(table.fold, table.html()) if table.fold else table.html() for table in tables)
+    return tables

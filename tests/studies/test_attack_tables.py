@@ -15,6 +15,7 @@ from lipcore.datasets.wider import load_ground_truth
 from lipcore.detectors import load_detector, weights
 from lipcore.metrics.fddb import evaluate_overlaps
 from lipcore.metrics.wider import evaluate_subsets
+from lipcore.report.page import NotMeasured
 from lipcore.results import DetectorInfo, read_results
 from lipcore.studies.base import study as study_base
 from lipcore.studies.base.records import Records
@@ -281,15 +282,15 @@ class TestShown:
 
     def test_figures_have_a_panel_for_each(self, two: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
         made = pd.DataFrame(two[0])
-        found = {"d": shots(study(7), PERTURBATIONS)[Strength("d", "i-fgsm", 8.0)]}
-        assert len(plots.precision_recall_figure(found).axes) == 2
         assert len(plots.strength_figure(made, "i-fgsm").axes) == 2 * 2
         assert len(plots.bins_figure(made, "i-fgsm", 8.0).axes) == 2 * 2
-        for nothing in (
-            plots.strength_figure(made, "fgsm"), plots.bins_figure(made, "fgsm", 8.0),
-            plots.precision_recall_figure({}), plots.roc_figure({}),
-        ):  # fmt: skip
-            assert "not measured" in nothing.axes[0].texts[0].get_text()
+        for draw in (
+            lambda: plots.strength_figure(made, "fgsm"),
+            lambda: plots.bins_figure(made, "fgsm", 8.0),
+            lambda: plots.roc_figure({}),
+        ):
+            with pytest.raises(NotMeasured):
+                draw()
         plt.close("all")
 
     def test_the_curves_of_fddb(self) -> None:

@@ -86,7 +86,7 @@ def test_a_run_is_recorded_summarised_and_not_repeated(tmp_path: Path) -> None:
     assert (table["toy"] != "–").all()
     assert table["toy"].str.contains("to compile").sum() == 2
     assert not table["toy"].str.contains("same signs").any()
-    assert "a megapixel" in cost_figures.photo_table(pd.DataFrame(document["rows"]))["exact (MB)"].iloc[0]
+    assert "a megapixel" in cost_figures.memory_table(pd.DataFrame(document["rows"]))["exact (MB)"].iloc[0]
 
 
 def test_the_layout_changes_the_order_in_memory_and_nothing_else() -> None:
@@ -145,7 +145,7 @@ def test_ratios_overhead_and_signs_that_differ() -> None:
     assert summary["overhead_hr_mini"] == 4
     assert (summary["hr_mini_imp_mb"], summary["hr_mini_imp_mb_per_megapixel"]) == (50, 25)
     assert summary["hr_mini_exact_mb"] is None
-    cell = cost_figures.speedups_table(pd.DataFrame(rows))["hr-mini"][1]
+    cell = cost_figures.speedups_table(pd.DataFrame(rows))["HR-mini"][1]
     assert "9 s to compile" in cell
     assert "50 % same signs" in cell
 

@@ -90,9 +90,6 @@ class TestPhotos:
         with pytest.raises(DataError, match="is not a folder"):
             noise.measure("quick", load_detector("pnet"), self.config(tmp_path / "none"))
 
-    def test_first_photo(self, folder: Path) -> None:
-        assert noise.first_photo(str(folder)).shape == (1, 3, 128, 160)
-
     def test_unknown_profile(self) -> None:
         with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
             noise.config_for("fast", "")

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from lipcore.attacks.presets import PRESETS
 from lipcore.metrics.fddb import KINDS, N_IMAGES
+from lipcore.report.page import NotMeasured
 from lipcore.report.plotting import percent
 from lipcore.report.style import METHOD_COLOURS, detector_name, in_order, method_name
 from lipcore.studies.base.verdict_rules import LEAST_CLEAN
 from lipcore.studies.benchmarks.attack_runs import NONE
-from lipcore.studies.benchmarks.attack_tables import FALSE_POSITIVES, Shot, precision, roc
+from lipcore.studies.benchmarks.attack_tables import FALSE_POSITIVES, Shot, roc
 
 #: Of the clean images.
 BLACK = "#000000"
@@ -98,37 +99,6 @@ def visible_rows(rows: pd.DataFrame, *, detector: str, update: str, epsilon: flo
     return chosen[(chosen["metric"] != "asr") | (chosen["subset"] == widest)]
 
 
-def precision_recall_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -> Figure:
-    """Precision against recall under every perturbation, a panel for each detector (down) and subset (across).
-
-    Exact, not in 1000 steps.
-
-    Args:
-        found: detector -> perturbation -> its images.
-    """
-    if not found:
-        return _not_measured()
-    results = {detector: {name: precision(shots) for name, shots in by.items()} for detector, by in found.items()}
-    subsets = list(next(iter(results.values()))[NONE])
-    figure, axes = _panels(len(results), len(subsets), sharex=True)
-    for line, (detector, by) in zip(axes, results.items(), strict=True):
-        for axis, subset in zip(line, subsets, strict=True):
-            for name, result in by.items():
-                values, recall = result[subset].exact_curve()
-                colour = METHOD_COLOURS.get(name, BLACK)
-                axis.plot(recall, values, color=colour, lw=1.6, label=method_name(name))
-            axis.set_title(
-                f"{detector_name(detector)}, {subset}: {by[NONE][subset].n_faces} faces", loc="left", fontsize=10
-            )
-            axis.set_xlim(0, 1)
-            axis.set_ylim(0, 1.02)
-        line[0].set_ylabel("precision")
-    for axis in axes[-1]:
-        axis.set_xlabel("recall")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
-
-
 def roc_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -> Figure:
     """FDDB's curves under every perturbation, a panel for each detector (down) and kind of curve (across).
 
@@ -138,7 +108,7 @@ def roc_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -> Figure:
         found: detector -> perturbation -> its images.
     """
     if not found:
-        return _not_measured()
+        raise NotMeasured("Not measured.")
     figure, axes = _panels(len(found), len(KINDS), sharex=True)
     for line, (detector, by) in zip(axes, found.items(), strict=True):
         limits = [full * len(by[NONE]) / N_IMAGES for full in FALSE_POSITIVES]
@@ -169,7 +139,7 @@ def strength_figure(rows: pd.DataFrame, update: str) -> Figure:
     """ASR against epsilon with one update rule, a panel for each detector (down) and subset (across)."""
     chosen = rows[(rows["metric"] == "asr") & (rows["update"] == update)]
     if chosen.empty:
-        return _not_measured()
+        raise NotMeasured("Not measured.")
     detectors, subsets = (list(dict.fromkeys(chosen[key])) for key in ("detector", "subset"))
     ticks = sorted(set(chosen["epsilon"]))
     figure, axes = _panels(len(detectors), len(subsets), sharex=True)
@@ -195,7 +165,7 @@ def bins_figure(rows: pd.DataFrame, update: str, epsilon: float) -> Figure:
     at = rows[(rows["update"] == update) & (rows["epsilon"] == epsilon)]
     metrics = ("asr_by_height", "asr_by_faces")
     if at.empty:
-        return _not_measured()
+        raise NotMeasured("Not measured.")
     detectors = list(dict.fromkeys(at["detector"]))
     figure, axes = _panels(len(detectors), len(metrics), width=4.5)
     for axis, (detector, metric) in zip(axes.flat, product(detectors, metrics), strict=True):
@@ -271,13 +241,6 @@ def transfer_figure(rows: pd.DataFrame, subset: str, perturbation: str, treatmen
 def _panels(lines: int, columns: int, *, width: float = 3.2, sharex: bool = False) -> tuple[Figure, NDArray[Any]]:
     size = (width * columns, 2.5 * lines + 0.7)
     return plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, sharex=sharex)
-
-
-def _not_measured() -> Figure:
-    figure, axis = plt.subplots(figsize=(7.5, 1))
-    axis.set_axis_off()
-    axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
-    return figure
 
 
 def _errorbars(axis: Axes, x: Any, line: pd.DataFrame, name: str, form: str) -> None:

@@ -21,20 +21,18 @@ from lipcore.detectors.rpn import Proposals
 from lipcore.images import quantise
 from lipcore.metrics.coco import METRICS
 from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import FALSE, METHOD_COLOURS, TRUE
+from lipcore.report.style import FALSE, METHOD_COLOURS, TRUE, method_name
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.coco_attack import CocoSettings, find_targets
 from lipcore.studies.benchmarks.coco_table import BASELINES, SIDES
 
 BLACK = "#000000"
-POSTER_NAMES = {"imp": "IMP", "lp": "LP"}
 #: The poster's two columns, as this table names them; which AR it means is not said.
 POSTER_METRICS = {"ar": "ar100", "ap": "ap"}
 
 
 def proposal_table(
     rows: pd.DataFrame,
-    quick: pd.DataFrame | None,
     reported: Sequence[Mapping[str, Any]],
     *,
     detector: str,
@@ -44,38 +42,27 @@ def proposal_table(
     """The table: a line for each perturbation, a column for each metric, the poster's beside.
 
     Args:
-        rows: the results to show first.
-        quick: this build's quick run, as a second line in each cell where the first is another run's.
+        rows: of the study.
         reported: the poster's numbers, in percent.
         detector: whose rows; the boxes that nobody learned stand below the clean line.
-        epsilon: at which strength; the quick run has one of its own.
+        epsilon: at which strength.
         variant: of the instances.
     """
     poster = {(r["method"], POSTER_METRICS[r["metric"]]): r["value"] for r in reported}
-    table: dict[str, dict[str, Any]] = {}
     columns = {**{m: m.upper().replace("AR", "AR@") for m in METRICS}, "asr": "objects lost", "ssim": "SSIM"}
-
-    def cells(frame: pd.DataFrame, own: bool) -> None:
-        kept = frame[frame["metric"].isin(list(columns)) & (frame["subset"] == "all") & (frame["variant"] == variant)]
-        for row in kept.to_dict("records"):
-            naive = row["detector"] in BASELINES
-            if not naive and row["detector"] != detector:
-                continue
-            line = row["detector"] if naive else "clean" if row["perturbation"] == NONE else row["perturbation"]
-            entry = table.setdefault(line, {"perturbation": line})
-            column = columns[row["metric"]]
-            value = f"{row['value']:.3f}" if row["metric"] == "ssim" else _short(row)
-            if own:
-                known = poster.get((POSTER_NAMES.get(row["perturbation"]), row["metric"]))
-                beside = f" <small>| poster {known:g}</small>" if known is not None and not naive else ""
-                entry[column] = f"{value}{beside}"
-            else:
-                entry[column] = f"{entry.get(column, '–')}<br><small>quick {value}</small>"
-
-    cells(rows[rows["epsilon"] == epsilon], own=True)
-    if quick is not None:
-        cells(quick, own=False)
-    order = ["clean", *BASELINES, *PRESETS]
+    at = rows["metric"].isin(list(columns)) & (rows["subset"] == "all") & (rows["variant"] == variant)
+    table: dict[str, dict[str, Any]] = {}
+    for row in rows[at & (rows["epsilon"] == epsilon)].to_dict("records"):
+        naive = row["detector"] in BASELINES
+        if not naive and row["detector"] != detector:
+            continue
+        line = row["detector"] if naive else row["perturbation"]
+        entry = table.setdefault(line, {"perturbation": line if naive else method_name(line)})
+        known = poster.get((method_name(row["perturbation"]), row["metric"]))
+        beside = f' <small class="lip-poster">poster {known:g}</small>' if known is not None and not naive else ""
+        value = f"{row['value']:.3f}" if row["metric"] == "ssim" else _short(row)
+        entry[columns[row["metric"]]] = f"{value}{beside}"
+    order = [NONE, *BASELINES, *PRESETS]
     return pd.DataFrame([table[p] for p in order if p in table]).fillna("–")
 
 
@@ -97,7 +84,9 @@ def recall_figure(rows: pd.DataFrame, detector: str) -> Figure:
                 value, low, high = (100 * line[k].to_numpy(dtype=float) for k in ("value", "ci_low", "ci_high"))
                 x = np.log2(line["epsilon"].to_numpy(dtype=float))
                 error = np.clip([value - low, high - value], 0, None)
-                axis.errorbar(x, value, error, fmt="o-", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
+                axis.errorbar(
+                    x, value, error, fmt="o-", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name)
+                )
         clean = own[own["perturbation"] == NONE]
         if len(clean):
             axis.axhline(100 * float(clean["value"].iloc[0]), color=BLACK, lw=1, ls="--", label="clean")
@@ -124,7 +113,7 @@ def objects_figure(rows: pd.DataFrame, detector: str, epsilon: float) -> Figure:
             value, low, high = (100 * line[k].to_numpy(dtype=float) for k in ("value", "ci_low", "ci_high"))
             x = np.arange(len(bins)) + (i - (len(names) - 1) / 2) * 0.1
             error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=name)
+            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name))
         counts = own.drop_duplicates("subset").set_index("subset")["n_objects"].reindex(bins)
         axis.set_xticks(
             range(len(bins)), [f"{str(b).removesuffix(f' {unit}')}\n({n:.0f})" for b, n in counts.items()], fontsize=8
@@ -169,7 +158,9 @@ def proposals_figure(
             show(axis, shown)
             draw_boxes(axis, found.boxes[~known], FALSE)
             draw_boxes(axis, found.boxes[known], TRUE)
-            label = "clean" if perturbation == NONE else f"{perturbation}: {int(known.sum())} of {most} kept"
+            label = (
+                "clean" if perturbation == NONE else f"{method_name(perturbation)}: {int(known.sum())} of {most} kept"
+            )
             axis.set_title(f"{name}, {label}" if perturbation == NONE else label, fontsize=9, loc="left")
     return figure
 

@@ -15,7 +15,9 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from torch import Tensor
 
 from lipcore.attacks.crop import Support
+from lipcore.report.page import NotMeasured
 from lipcore.report.plotting import percent, show
+from lipcore.report.style import detector_name
 from lipcore.studies.cost.colouring import Colouring
 from lipcore.studies.cost.lip_peers import PASSES
 from lipcore.studies.cost.timing import MODES, Layer
@@ -82,7 +84,7 @@ def cost_figure(rows: pd.DataFrame, column: str = "seconds_per_step", label: str
     """
     chosen = rows[(rows["distance"] == 0) & rows[column].notna()]
     if chosen.empty:
-        return not_measured()
+        raise NotMeasured("Not measured.")
     panels = list(chosen.groupby("detector", sort=False))
     figure, axes = plt.subplots(1, len(panels), figsize=(max(6.5, 3.6 * len(panels)), 3.4), squeeze=False)
     for axis, (detector, group) in zip(axes[0], panels, strict=True):
@@ -99,7 +101,7 @@ def cost_figure(rows: pd.DataFrame, column: str = "seconds_per_step", label: str
         axis.set_xticks(faces, [str(f) for f in faces])
         axis.set_xticks([], minor=True)
         axis.set_xlabel(f"faces on {group['canvas'].iloc[0]} px")
-        axis.set_title(str(detector), loc="left", fontsize=10)
+        axis.set_title(detector_name(str(detector)), loc="left", fontsize=10)
     axes[0, 0].set_ylabel(label)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -109,7 +111,7 @@ def model_figure(rows: pd.DataFrame) -> Figure:
     """The measured ratio of a step to IMP's against what the cost model says, in all cells of all detectors."""
     chosen = rows[rows["model_ratio"].notna()]
     if chosen.empty:
-        return not_measured()
+        raise NotMeasured("Not measured.")
     figure, axis = plt.subplots(figsize=(5, 4))
     top = 1.15 * float(chosen[["model_ratio", "ratio_to_imp"]].max().max())
     low = 0.85 * float(chosen[["model_ratio", "ratio_to_imp"]].min().min())
@@ -119,7 +121,7 @@ def model_figure(rows: pd.DataFrame) -> Figure:
             error = np.array([line["ratio_to_imp"] - line["ratio_low"], line["ratio_high"] - line["ratio_to_imp"]])
             axis.errorbar(
                 line["model_ratio"], line["ratio_to_imp"], np.clip(error, 0, None), fmt=marker, ms=4, lw=1,
-                color=LINES[str(mode)][0], label=f"{detector}, {mode}",
+                color=LINES[str(mode)][0], label=f"{detector_name(str(detector))}, {mode}",
             )  # fmt: skip
     _log(axis, "x")
     _log(axis, "y")
@@ -173,7 +175,7 @@ def sweep_figure(rows: pd.DataFrame, column: str = "value", label: str = "s a st
     """
     rows = rows[rows[column].notna()]
     if rows.empty:
-        return not_measured()
+        raise NotMeasured("Not measured.")
     detectors, sweeps = list(dict.fromkeys(rows["detector"])), list(dict.fromkeys(rows["sweep"]))
     size = (2.6 * len(sweeps), 2.6 * len(detectors) + 0.4)
     figure, axes = plt.subplots(len(detectors), len(sweeps), figsize=size, squeeze=False)
@@ -192,7 +194,7 @@ def sweep_figure(rows: pd.DataFrame, column: str = "value", label: str = "s a st
             axis.set_xticks(*_ticks(group["x"], sweep))
             axis.set_xticks([], minor=True)
             axis.set_xlabel(LABELS[sweep])
-        line[0].set_ylabel(f"{detector}: {label}")
+        line[0].set_ylabel(f"{detector_name(detector)}: {label}")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
@@ -243,7 +245,7 @@ def tolerance_table(rows: pd.DataFrame) -> pd.DataFrame:
     """ASR of each detector at each epsilon and tolerance, the largest leak found, and the difference from exact."""
     table: dict[Any, dict[str, Any]] = {}
     for row in rows.to_dict("records"):
-        start = {"detector": row["detector"], "epsilon": f"{row['epsilon']:g}"}
+        start = {"detector": detector_name(row["detector"]), "epsilon": f"{row['epsilon']:g}"}
         start["tolerance (%)"] = f"{100 * row['tolerance']:g}"
         start["leak (%)"] = _number(row["leak"], 2, 100)
         entry = table.setdefault((row["detector"], row["epsilon"], row["tolerance"]), start)
@@ -258,7 +260,7 @@ def speedups_table(rows: pd.DataFrame) -> pd.DataFrame:
     found = {(r["scope"], r["variant"], r["detector"]): r for r in timed.to_dict("records")}
     names = list(dict.fromkeys(timed["detector"]))
     table = [
-        {"variant": label, **{name: _speedup(found.get((*key, name))) for name in names}}
+        {"variant": label, **{detector_name(name): _speedup(found.get((*key, name))) for name in names}}
         for key, label in SPEEDUPS.items()
     ]
     return pd.DataFrame(table)
@@ -276,29 +278,16 @@ def _speedup(row: Mapping[Any, Any] | None) -> str:
     return f"{lines[0]}<br><small>{'<br>'.join(lines[1:])}</small>"
 
 
-def photo_table(rows: pd.DataFrame) -> pd.DataFrame:
+def memory_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Peak memory of one step on a large photograph, and of each megapixel."""
     table: dict[str, dict[str, str]] = {}
     for row in rows[rows["metric"] == "peak_mb"].to_dict("records"):
         entry = table.setdefault(
-            row["detector"], {"detector": row["detector"], "faces found": f"{row['instances']:.0f}"}
+            row["detector"], {"detector": detector_name(row["detector"]), "faces found": f"{row['instances']:.0f}"}
         )
         each = f"<br><small>{_number(row['mb_per_megapixel'], 0)} a megapixel</small>"
         entry[f"{row['variant']} (MB)"] = _number(row["value"], 0) + each
     return pd.DataFrame(table.values())
-
-
-def not_measured() -> Figure:
-    """An empty figure that says so."""
-    figure, axis = plt.subplots(figsize=(7.5, 1))
-    axis.set_axis_off()
-    axis.text(0.5, 0.5, "not measured", ha="center", va="center", color="#666666")
-    return figure
-
-
-def absent(document: Mapping[str, Any] | None, command: str) -> str:
-    """A line for a table that nobody measured yet; "" where it is there."""
-    return "" if document else f"<p>Not measured yet: <code>{command}</code> does.</p>"
 
 
 def _log(axis: Axes, name: str) -> None:

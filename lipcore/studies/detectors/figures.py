@@ -15,6 +15,7 @@ from lipcore.datasets.photographs import astronaut
 from lipcore.datasets.synthetic import Crowd, Scene
 from lipcore.detectors import Detector
 from lipcore.metrics.success import found
+from lipcore.report.page import NotMeasured
 from lipcore.report.plotting import draw_boxes, show
 from lipcore.report.style import FALSE, LOST, TRUE
 from lipcore.studies.detectors.hr_mini_table import GROUNDS, MODES
@@ -34,10 +35,7 @@ HELD_OUT = {
 def learning_figure(log: Sequence[Mapping[str, float]]) -> Figure:
     """Both losses, what was measured on held-out photos, and the learning rate, against the steps."""
     if not log:
-        figure, axis = plt.subplots(figsize=(7.5, 1))
-        axis.set_axis_off()
-        axis.text(0.5, 0.5, "the learning curves are not in this checkout", ha="center", va="center", color="#666666")
-        return figure
+        raise NotMeasured("The learning curves are not in this checkout.")
     figure, axes = plt.subplots(1, 3, figsize=(9.5, 2.8))
     step = [row["step"] for row in log]
     for key, label, colour in (("loss_score", "score", "#0072b2"), ("loss_box", "boxes", "#d55e00")):
@@ -82,7 +80,9 @@ def precision_table(rows: pd.DataFrame) -> pd.DataFrame:
             continue
         cells = {row["subset"]: _interval(row) for row in own.to_dict("records")}
         table.append({"": LABELS[mode], **cells, "images": int(own["n"].iloc[0])})
-    return pd.DataFrame(table or [{"": "not measured: the images are not at hand"}])
+    if not table:
+        raise NotMeasured("Not measured: the images are not at hand.")
+    return pd.DataFrame(table)
 
 
 def recall_table(rows: pd.DataFrame) -> pd.DataFrame:

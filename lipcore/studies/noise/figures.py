@@ -15,7 +15,7 @@ from lipcore.report.style import FALSE, LOST, TRUE, method_name
 from lipcore.studies.noise.study import Shown
 
 
-def photo_table(rows: pd.DataFrame) -> pd.DataFrame:
+def visibility_table(rows: pd.DataFrame) -> pd.DataFrame:
     """ASR and visibility of every perturbation on the photographs."""
     formats = {"asr": 0, "false_positives": 1, "psnr": 1, "ssim": 3, "l2": 2, "touched": 0}
     titles = {"asr": "ASR (%)", "false_positives": "false positives", "psnr": "PSNR (dB)", "ssim": "SSIM"}
@@ -31,7 +31,7 @@ def photo_table(rows: pd.DataFrame) -> pd.DataFrame:
         entry[titles.get(row["metric"], {"touched": "touched (%)", "l2": "L2"}.get(row["metric"], row["metric"]))] = (
             text
         )
-    return pd.DataFrame(table.values())
+    return pd.DataFrame(table.values()).fillna("–")
 
 
 def noise_figure(shown: Sequence[Shown]) -> Figure:

@@ -84,15 +84,6 @@ def crowds(count: int) -> Iterator[Scene]:
         yield Scene(name, image, torch.from_numpy(known[name].boxes[known[name].counted]).float())
 
 
-def first_photo(folder: str) -> Tensor:
-    """The first photograph of a folder, (1, 3, H, W), its longer side at most 1024 px.
-
-    Raises:
-        DataError: no such folder, or no photograph in it.
-    """
-    return next(photos(folder))[1]
-
-
 def config_for(profile: str, images: str) -> Config:
     """Three images in the quick profile (40 s with CenterFace), all 24 in full.
 

@@ -11,13 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import ScalarFormatter
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcore.attacks.crop import Support
 from lipcore.receptive_field import MeasuredErf
 from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import TRUE
+from lipcore.report.style import TRUE, detector_name
 
 #: Mass of the gradient in percent -> its marker's colour.
 MASSES = {50: "#56b4e9", 90: "#0072b2", 99: "#000000"}
@@ -41,7 +40,9 @@ def fields_figure(rows: pd.DataFrame) -> Figure:
     axis.set_xticks([10, 20, 50, 100, 200, 500, 1000])
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.minorticks_off()
-    axis.set_yticks(range(len(groups)), [f"{detector}: {template}" for (detector, template), _ in groups], fontsize=8)
+    axis.set_yticks(
+        range(len(groups)), [f"{detector_name(detector)}: {template}" for (detector, template), _ in groups], fontsize=8
+    )
     axis.invert_yaxis()
     axis.set_xlabel("side in pixels")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -60,7 +61,7 @@ def erf_table(rows: pd.DataFrame) -> pd.DataFrame:
         shown = {
             title: f"{values[key]:.2f}" if values[key] < 2 else f"{values[key]:.0f}" for key, title in names.items()
         }
-        table.append({"detector": detector, "template": template, **shown, "images": group["n"].iloc[0]})
+        table.append({"detector": detector_name(detector), "template": template, **shown, "images": group["n"].iloc[0]})
     return pd.DataFrame(table)
 
 
@@ -109,7 +110,7 @@ def overlap_figure(rows: pd.DataFrame) -> Figure:
         template = templates[len(templates) // 2]
         group = every[every["template"] == template]
         distance = group["metric"].str.removeprefix("overlap_").astype(int)
-        axis.plot(distance, 100 * group["value"], "o-", label=f"{detector} ({template})")
+        axis.plot(distance, 100 * group["value"], "o-", label=f"{detector_name(str(detector))} ({template})")
     axis.set_xlabel("distance between the faces' edges (px)")
     axis.set_ylabel("e_i covered by\nthe neighbour's (%)")
     axis.set_ylim(-3, 103)
@@ -134,11 +135,18 @@ def support_figure(image: Tensor, supports: Sequence[Support], boxes: Tensor) ->
     return figure
 
 
-def gradient_picture(gradient: Tensor) -> NDArray[np.float64]:
-    """A gradient map (H, W) scaled for showing: its square root, so that the tails can be seen."""
-    values = gradient.double().cpu().numpy()
-    scaled: NDArray[np.float64] = np.sqrt(values / values.max())
-    return scaled
+def gradient_figure(image: Tensor, box: Tensor, gradient: Tensor) -> Figure:
+    """An image (1, 3, H, W) with one detection's box (4,), and that detection's gradient map (H, W).
+
+    The map is shown by its square root, so that the tails can be seen.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 8 * image.shape[2] / image.shape[3] / 2 + 0.3))
+    show(axes[0], image)
+    axes[1].imshow((gradient / gradient.max()).double().sqrt().cpu().numpy(), cmap="magma")
+    axes[1].set_axis_off()
+    for axis in axes:
+        draw_boxes(axis, box[None], TRUE)
+    return figure
 
 
 def _square(axis: Axes, side: float, ls: str, colour: str) -> None:

@@ -1,0 +1,87 @@
+"""What the noise looks like, on crowds that may be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lipcore.detectors import Detector, load_detector
+from lipcore.report.page import Makes, Markup, Page, Photographs, Table, committed
+from lipcore.report.style import detector_name, in_order, method_name
+from lipcore.results import frame
+from lipcore.studies.benchmarks.attack_figures import visible_rows
+from lipcore.studies.noise import crowd
+from lipcore.studies.noise.figures import noise_figure, visibility_table
+from lipcore.studies.noise.study import Shown, config_for, measure
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What this build attacked: images under each perturbation."""
+
+    detector: Detector
+    shown: list[Shown]
+
+    @property
+    def first(self) -> str:
+        """The name of the first image on which a face is found."""
+        return next(s.scene.name for s in self.shown if s.perturbation)
+
+
+def open_page(profile: str, detector: str, images: str = "") -> Page:
+    """Attacks some photographs and opens the chapter."""
+    model = load_detector(detector)
+    path, shown = measure(profile, model, config_for(profile, images))
+    measured = Attacked(model, shown)
+    return Page("noise", path, FIGURES, TABLES, profile=profile, detector=detector, images=images, measured=measured)
+
+
+def noise(page: Page) -> Photographs:
+    """One photograph clean and attacked, beside its noise."""
+    of: Attacked = page.measured
+    kept = [s for s in of.shown if s.scene.name == of.first and s.perturbation in ("", "imp", "imp-i", "lip-a")]
+    said = ", ".join(f"{method_name(s.perturbation or 'none')} {int(s.correct.sum())}" for s in kept)
+    source = "" if page.images else f" <small>{crowd.credit(of.first)}</small>"
+    return Photographs(
+        noise_figure(kept),
+        f"Epsilon {page.results['config']['epsilon']:g}. Left: what {detector_name(of.detector.name)} finds; yellow "
+        "boxes are right, red ones wrong, white dashes the faces. Right: the noise, 16 times as strong; grey is no "
+        f"change.{source}",
+        "A photograph clean and under three attacks, and the noise: IMP's everywhere, LIP-A's near faces. Found: "
+        f"{said}",
+        sources=(),
+    )
+
+
+def slider(page: Page) -> Markup:
+    """The same photograph before and after."""
+    of: Attacked = page.measured
+    scene = crowd.scene_for(page.images) if page.images else crowd.scene_of(of.first)
+    return Markup(crowd.slider(of.detector, scene, ("lip-a", "imp"), epsilon=4), sources=())
+
+
+def visibility(page: Page) -> Iterator[Table]:
+    """All crowds in numbers."""
+    crowds = committed("crowds")
+    rows = frame(crowds)
+    for name in in_order(rows["detector"]):
+        chosen = visible_rows(rows, detector=name, update="i-fgsm", epsilon=2.0)
+        yield Table(
+            visibility_table(chosen),
+            f"{detector_name(name)} on {chosen['n'].max()} photographs of crowds, I-FGSM at epsilon 2.",
+            sources=(crowds,),
+        )
+
+
+def own(page: Page) -> Table:
+    """What this build measured."""
+    name = detector_name(page.measured.detector.name)
+    return Table(
+        visibility_table(page.rows),
+        f"{name} at epsilon {page.results['config']['epsilon']:g}, by this build.",
+        fold="What this build measured by itself, on few images",
+    )
+
+
+FIGURES: dict[str, Makes] = {"noise": noise, "slider": slider}
+TABLES: dict[str, Makes] = {"visibility": visibility, "own": own}

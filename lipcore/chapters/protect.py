@@ -1,0 +1,53 @@
+"""Does this protect my photograph?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lipcore.report.page import Chart, Exhibit, Makes, Markup, Page, Table
+from lipcore.studies.base.study import Run
+from lipcore.studies.protect.figures import combinations, finding, heat_map, strengths, who_sees
+from lipcore.studies.protect.study import Protect
+
+
+def open_page(profile: str, detector: str, images: str = "") -> Page:
+    """Measures what is missing of the profile and opens the chapter."""
+    path = Protect().run(Run(profile=profile, detector=detector))
+    return Page("protect", path, FIGURES, TABLES, profile=profile, detector=detector, images=images)
+
+
+def hidden(page: Page) -> Iterator[Exhibit]:
+    """The answer in some sentences, and all of it in one map."""
+    yield Markup(finding(page.rows))
+    yield Chart(
+        heat_map(page.rows),
+        "Faces hidden from the detector that looks, in percent, over all detectors: whom the noise was made against, "
+        "and what happened to the file.",
+        "Heat map: rows say whom the noise was made against, columns what happened to the file; each cell is the share "
+        "of faces hidden.",
+    )
+
+
+def detectors(page: Page) -> Iterator[Table]:
+    """Who still sees the faces."""
+    ways = {
+        "none": ("", "the file as it was written"),
+        "jpeg 75": ("After a JPEG of quality 75", "sent as a JPEG of quality 75"),
+        "half size": ("After shrinking to half the size", "shrunk to half its size and back"),
+    }
+    for treatment, (fold, words) in ways.items():
+        yield Table(who_sees(page.rows, treatment), f"Faces hidden, in percent: {words}.", fold=fold)
+
+
+def epsilons(page: Page) -> Table:
+    """As light as it takes."""
+    return Table(strengths(page.rows), "Noise until nothing is found, and noise of a fixed epsilon.")
+
+
+def weights(page: Page) -> Table:
+    """How several detectors become one direction."""
+    return Table(combinations(page.rows), "Faces hidden from each of the detectors attacked together, in percent.")
+
+
+FIGURES: dict[str, Makes] = {"hidden": hidden}
+TABLES: dict[str, Makes] = {"detectors": detectors, "epsilons": epsilons, "weights": weights}
