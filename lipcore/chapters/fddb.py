@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from lipcore.paths import ROOT
 from lipcore.report.page import Chart, Makes, Page, Table
@@ -53,7 +54,7 @@ def success(page: Page) -> Iterator[Table]:
     columns = ("ap", "asr", "discrete", "continuous")
     for epsilon in (2.0, 8.0):
         for name in in_order(page.rows["detector"]):
-            at = {"detector": name, "update": "i-fgsm", "epsilon": epsilon}
+            at: dict[str, Any] = {"detector": name, "update": "i-fgsm", "epsilon": epsilon}
             yield Table(
                 attack_table(page.rows, [], metrics=columns, **at),
                 attack_caption(page.rows, of="FDDB", **at),

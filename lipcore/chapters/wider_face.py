@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from lipcore.report.page import Chart, Makes, Page, Table
 from lipcore.report.style import detector_name, in_order
@@ -90,7 +91,7 @@ def at_eight(page: Page) -> Iterator[Table]:
 
 def _tables(page: Page, epsilon: float, fold: str = "") -> Iterator[Table]:
     for name in in_order(page.rows["detector"]):
-        at = {"detector": name, "update": "i-fgsm", "epsilon": epsilon}
+        at: dict[str, Any] = {"detector": name, "update": "i-fgsm", "epsilon": epsilon}
         table = attack_table(page.rows, page.results["reported"], **at)
         if len(table):
             yield Table(table, attack_caption(page.rows, of=attacked(page), **at), fold=fold)
@@ -117,7 +118,11 @@ def visibility(page: Page) -> Iterator[Table]:
 def own(page: Page) -> Table:
     """What this build measured."""
     rows = frame(page.own)
-    at = {"detector": rows["detector"].iloc[0], "update": "i-fgsm", "epsilon": float(rows["epsilon"].max())}
+    at: dict[str, Any] = {
+        "detector": rows["detector"].iloc[0],
+        "update": "i-fgsm",
+        "epsilon": float(rows["epsilon"].max()),
+    }
     return Table(
         attack_table(rows, [], **at),
         attack_caption(rows, of="crowds", **at),

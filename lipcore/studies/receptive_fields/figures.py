@@ -41,7 +41,9 @@ def fields_figure(rows: pd.DataFrame) -> Figure:
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.minorticks_off()
     axis.set_yticks(
-        range(len(groups)), [f"{detector_name(detector)}: {template}" for (detector, template), _ in groups], fontsize=8
+        range(len(groups)),
+        [f"{detector_name(str(detector))}: {template}" for (detector, template), _ in groups],
+        fontsize=8,
     )
     axis.invert_yaxis()
     axis.set_xlabel("side in pixels")
@@ -61,7 +63,9 @@ def erf_table(rows: pd.DataFrame) -> pd.DataFrame:
         shown = {
             title: f"{values[key]:.2f}" if values[key] < 2 else f"{values[key]:.0f}" for key, title in names.items()
         }
-        table.append({"detector": detector_name(detector), "template": template, **shown, "images": group["n"].iloc[0]})
+        table.append(
+            {"detector": detector_name(str(detector)), "template": template, **shown, "images": group["n"].iloc[0]}
+        )
     return pd.DataFrame(table)
 
 
