@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lipcore.report.page import Chart, Makes, Page, Table
+from lipcore.report.page import Chart, Makes, Page, Table, committed
 from lipcore.report.style import detector_name, in_order
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame
@@ -21,6 +21,7 @@ from lipcore.studies.benchmarks.attack_figures import (
 from lipcore.studies.benchmarks.overview import steps_figure
 from lipcore.studies.benchmarks.wider_attack import WiderAttack
 from lipcore.studies.noise.figures import visibility_table
+from lipcore.studies.visibility.figures import LABELS, visibility_figure
 
 
 def open_page(profile: str, detector: str, images: str = "") -> Page:
@@ -79,6 +80,21 @@ def bins(page: Page) -> Chart:
     )
 
 
+def equally_visible(page: Page) -> Iterator[Chart]:
+    """Success against how visible the noise is, on photographs and grids."""
+    measured = committed("visibility")
+    for metric, label in LABELS.items():
+        yield Chart(
+            visibility_figure(frame(measured), metric),
+            f"Attack success against {label.partition(' (')[0]}; a point for each epsilon, which stands above it. All "
+            "points of a panel are of the same images. Bands: 95 % intervals over images.",
+            f"Attack success against {label.partition(' (')[0]} for IMP, IMP-I, LP and LIP-A on each detector: LP and "
+            "LIP-A lie on one another, above IMP-I, and that above IMP.",
+            fold="" if metric == "psnr" else f"The same against {label.partition(' (')[0]}",
+            sources=(measured,),
+        )
+
+
 def at_strength(page: Page) -> Iterator[Table]:
     """Beside the poster's."""
     yield from _tables(page, strength(page))
@@ -131,7 +147,12 @@ def own(page: Page) -> Table:
     )
 
 
-FIGURES: dict[str, Makes] = {"steps": steps, "strengths": strengths, "bins": bins}
+FIGURES: dict[str, Makes] = {
+    "steps": steps,
+    "strengths": strengths,
+    "bins": bins,
+    "equal visibility": equally_visible,
+}
 TABLES: dict[str, Makes] = {
     "success": at_strength,
     "epsilon 8": at_eight,
