@@ -55,9 +55,10 @@ PARAMETERS = ("detector", "images", "profile")
 PROFILES = ("quick", "full")
 #: Seconds that a cell may take; one of the full profile measures for hours, and goes on where it was stopped.
 CELL_TIMEOUT = {"quick": 3600, "full": None}
-#: Notebooks that run at once, where the system can fork; the longest of the quick profile, which begin first.
+#: Notebooks that run at once, where the system can fork; and those that begin first: one that another long one reads,
+#: then the longest of the quick profile.
 AT_ONCE = 2 if sys.platform == "linux" else 1
-LONGEST = ("assumptions", "protect", "lip_cost", "theory", "interference", "wider_face", "noise", "receptive_fields")
+FIRST = ("receptive_fields", "assumptions", "interference", "coco", "noise", "lip_cost", "wider_face", "protect")
 #: Settings and caches of the kernels' own, in the place of the reader's.
 PRIVATE = BUILD / "private"
 LOCKS = BUILD / "locks"
@@ -190,8 +191,8 @@ def notebooks() -> list[Path]:
 
 
 def in_turn() -> list[Path]:
-    """The notebooks, the longest first: two at once end sooner so."""
-    turn = dict(zip(LONGEST, range(len(LONGEST)), strict=True))
+    """The notebooks as they begin: two at once end sooner so."""
+    turn = dict(zip(FIRST, range(len(FIRST)), strict=True))
     return sorted(notebooks(), key=lambda path: turn.get(path.stem, len(turn)))
 
 
