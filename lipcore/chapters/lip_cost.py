@@ -60,7 +60,7 @@ def model(page: Page) -> Chart:
         model_figure(page.rows),
         "Measured ratio of a step to IMP's against what the cost model says, every cell of every detector. Bars: 95 % "
         "intervals over turns.",
-        "Measured ratios against those of the cost model: most lie near the diagonal, those of HR-mini above it.",
+        "Measured ratios against those of the cost model: near the line that the model draws, and mostly above it.",
     )
 
 
@@ -117,11 +117,11 @@ def colouring(page: Page) -> Photographs:
             panels.append((detector_name(name), case.image, case.supports, colour(case)))
     except UnsupportedOperation as error:
         raise NotMeasured(f"Not shown: {error}.") from error
+    said = "; ".join(f"{name}: {coloured.passes} passes" for name, *_, coloured in panels)
     return Photographs(
         colouring_figure(panels),
         "Faces that could share a backward pass, in one colour.",
-        "Sixteen faces with their crops: on a detector of large fields nearly each has a colour of its own, on P-Net "
-        "few colours are enough.",
+        f"Faces on a grid with their crops, in as many colours as there must be passes. {said}.",
         sources=(),
     )
 
@@ -171,7 +171,12 @@ def cells(page: Page) -> Iterator[Table]:
 
 def gpu(page: Page) -> Iterator[Table]:
     """The same on a GPU."""
-    measured = committed("lip_cost_cuda")
+    try:
+        measured = committed("lip_cost_cuda")
+    except NotMeasured:
+        raise NotMeasured(
+            "Not measured on a GPU: <code>lipcore run lip_cost --profile full --device cuda</code> does."
+        ) from None
     rows = frame(measured)
     for name in dict.fromkeys(rows["detector"]):
         caption = f"{detector_name(name)} on {rows['machine'].iloc[0]}, every cell. Small: 95 % intervals over turns."
