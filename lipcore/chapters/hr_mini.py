@@ -50,7 +50,8 @@ def found(page: Page) -> Photographs:
     return Photographs(
         example_figure(page.measured, examples(page.measured)),
         "Detections of HR-mini at probability 0.5 and one scale: yellow true, red false, white dashes missed.",
-        "A portrait and two generated crowds with yellow boxes around the faces that HR-mini finds: nearly all of them.",
+        "A portrait and two generated crowds with yellow boxes around the faces that HR-mini finds: nearly all of "
+        "them.",
         sources=(),
     )
 
