@@ -35,13 +35,16 @@ class Protect(Study[Config]):
 
     def units(self, config: Config, infos: Infos, run: Run) -> Iterator[Unit]:
         """Photograph by photograph, what matters most first."""
-        for photo in config.crowds():
-            for noise in config.noises():
+        for place, photo in enumerate(config.crowds()):
+            for noise, looking in config.noises(place):
+                if not infos.keys() >= set(noise.sources):  # of --only one of them
+                    continue
                 shared: Record = noise.entries | {"image": photo.name}
                 made_on = [infos[name] for name in noise.sources]
                 wanted = tuple(
                     {"target": target, "config": fingerprint(config.settings, made_on, infos[target])}
-                    for target in config.detectors
+                    for target in looking
+                    if target in infos
                 )
                 yield Unit(shared, wanted, noise, part=f"{shared['detector']} {noise.strength}".strip())
 
