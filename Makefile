@@ -84,7 +84,7 @@ bench: $(BENCH)/.done
 	@$(BENCH_PY) -m pytest -q bench --benchmark-json=_build/bench/steps.json
 	@$(BENCH_PY) bench/collect.py _build/bench/steps.json --profile "$$PROFILE"
 	@$(BENCH_PY) bench/peers.py --profile "$$PROFILE" --again
-	@$(BENCH_PY) bench/photo.py
+	@$(BENCH_PY) -m lipcore.cli run photo_cost --profile "$$PROFILE"
 
 serve:
 	@test -f _build/html/index.html || { echo "There is no book yet: make book" >&2; exit 1; }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from lipcore.cli.check import check
@@ -10,6 +12,10 @@ from lipcore.cli.evaluate import score
 from lipcore.cli.photos import attack, detect
 from lipcore.cli.studies import run, studies, table
 from lipcore.cli.train import train
+
+# Before torch is imported. Threads that wait for each other spin by default, and where anything else runs beside, that
+# is most of the processor time of an attack; its layers are small.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 app.command()(detect)

@@ -37,6 +37,7 @@ STUDIES = {
     "lip_bench": "lipcore.studies.cost.lip_bench:LipBench",
     "lip_peers": "lipcore.studies.cost.lip_peers:LipPeers",
     "lip_tolerance": "lipcore.studies.cost.lip_tolerance:Tolerance",
+    "photo_cost": "lipcore.studies.cost.photo_cost:PhotoCost",
     "protect": "lipcore.studies.protect.study:Protect",
 }
 
