@@ -20,6 +20,7 @@ from lipcore.errors import ImageError
 from lipcore.images import load_image
 from lipcore.names import FACE_DETECTORS
 from lipcore.photo.hide import Outcome
+from lipcore.report.style import detector_name, method_name
 from lipcore.treatments import TREATMENTS
 
 #: The longest side of a picture in the page, in pixels, and how much the noise is amplified there.
@@ -61,12 +62,12 @@ def write_report(path: Path, outcomes: Sequence[Outcome], hiding: Hiding, device
     attacked = {name for outcome in outcomes for name in outcome.seen}
     names = dict.fromkeys([*attacked, *(n for n in FACE_DETECTORS if locate(n) is not None)])
     detectors = {name: load_detector(name, device=device) for name in names}
-    parts = "\n".join(_section(outcome, detectors, attacked, hiding.matching.tau_attack) for outcome in outcomes)
+    parts = "\n".join(_section(outcome, detectors, attacked, hiding) for outcome in outcomes)
     limits = "".join(f"<li>{escape(limit)}</li>" for limit in LIMITS)
     title = f"{len(outcomes)} photograph{'' if len(outcomes) == 1 else 's'}, faces hidden"
     page = (
         PAGE.replace("{title}", title)
-        .replace("{attacked}", escape(", ".join(sorted(attacked)) or "no detector"))
+        .replace("{attacked}", escape(", ".join(map(detector_name, sorted(attacked))) or "no detector"))
         .replace("{sections}", parts)
         .replace("{limits}", limits)
     )
@@ -80,13 +81,13 @@ def write_report(path: Path, outcomes: Sequence[Outcome], hiding: Hiding, device
     return path
 
 
-def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[str], threshold: float) -> str:
+def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[str], hiding: Hiding) -> str:
     """One photograph's part of the page."""
     name = escape(Path(outcome.photo).name)
     if not outcome.output or not Path(outcome.output).is_file():
         return f"<section><h2>{name}</h2><p>Nothing was written: {escape(outcome.message)}</p></section>"
     clean, saved = load_image(outcome.photo).pixels, load_image(outcome.output).pixels
-    rows, boxes = [], {}
+    rows, boxes, threshold = [], {}, hiding.matching.tau_attack
     for detector, model in detectors.items():
         if min(clean.shape[2:]) < model.min_side:
             continue
@@ -95,8 +96,9 @@ def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[
         after = [tiles.detect(model, TREATMENTS[t](saved).to(place), threshold) for t in SHOWN]
         boxes[detector] = (before, after[0])
         cells = "".join(f"<td>{len(a)}</td>" for a in after)
-        mark = " (attacked)" if detector in attacked else ""
-        rows.append(f'<tr><th scope="row">{escape(detector)}{mark}</th><td>{len(before)}</td>{cells}</tr>')
+        mark, kind = (" (attacked)", ' class="attacked"') if detector in attacked else ("", "")
+        head = f'<th scope="row">{escape(detector_name(detector))}{mark}</th>'
+        rows.append(f"<tr{kind}>{head}<td>{len(before)}</td>{cells}</tr>")
     shown = next((d for d in boxes if d in attacked), next(iter(boxes)))
     before, after_none = boxes[shown]
     size = f"{clean.shape[3]} x {clean.shape[2]} px"
@@ -110,7 +112,11 @@ def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[
         boxes_after=_drawn(after_none, clean),
         n_before=len(before),
         n_after=len(after_none),
-        shown=escape(shown),
+        shown=escape(detector_name(shown)),
+        perturbation=escape(method_name(getattr(hiding.perturbation, "name", str(hiding.perturbation)))),
+        epsilon=f"{outcome.epsilon:g}",
+        steps=outcome.steps,
+        ratio=f"{clean.shape[3] / clean.shape[2]:.4f}",
         rows="".join(rows),
         largest=f"{float(change.max()):g}",
         touched=f"{float((change > 0).any(1).float().mean()):.0%}",
@@ -142,20 +148,21 @@ def _drawn(found: Detections, image: Tensor) -> str:
 
 SECTION = """<section>
 <h2>{name}</h2>
-<p>{shown} finds {n_before} faces before and {n_after} after (probability at least {threshold}). The largest change of a
-value is {largest} of 255; {touched} of the pixels are touched{psnr}.</p>
-<div class="pair">
+<p>{shown} finds {n_before} faces before and {n_after} after (probability at least {threshold}).</p>
+<div class="pair" style="--ratio: {ratio}">
 <figure><img src="{before}" alt="{name} as it was, with the {n_before} faces found">{boxes_before}
 <figcaption>before</figcaption></figure>
 <figure class="over"><img src="{after}" alt="{name} as written, with the {n_after} faces still found">{boxes_after}
 <figcaption>after</figcaption></figure>
+<label class="slide"><input type="range" min="0" max="100" value="50" aria-label="Where the line between the photograph
+before and after is"><span>before, left of the line</span><span>after, right of it</span></label>
 </div>
-<label class="slide">before <input type="range" min="0" max="100" value="50" aria-label="How much of the written
-photograph is shown"> after</label>
-<table><caption>Faces found on the photograph ({size}) and on the written file: as it is, as a JPEG of quality 75, and
-shrunk to half its size and back.</caption>
+<p class="small">{perturbation} at epsilon {epsilon}, {steps} steps: the largest change of a value is {largest} of 255;
+{touched} of the pixels are touched{psnr}.</p>
+<div class="wide"><table><caption>Faces found on the photograph ({size}) and on the written file: as it is, as a JPEG of
+quality 75, and shrunk to half its size and back.</caption>
 <tr><th scope="col">detector</th><th scope="col">before</th><th scope="col">after</th><th scope="col">JPEG 75</th>
-<th scope="col">half size</th></tr>{rows}</table>
+<th scope="col">half size</th></tr>{rows}</table></div>
 <details><summary>The change, {amplified} times as strong</summary>
 <img src="{noise}" alt="The difference between both, amplified {amplified} times around grey"></details>
 </section>"""
@@ -165,20 +172,27 @@ PAGE = """<!doctype html>
 <title>{title}</title><style>
 :root { color-scheme: light dark; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1, h2 { line-height: 1.2; overflow-wrap: anywhere; }
+section { margin-top: 2.5rem; }
+.pair { max-width: min(100%, calc(80vh * var(--ratio))); margin: 0 auto; position: relative; }
 figure { margin: 0 0 .5rem; position: relative; }
 img { width: 100%; display: block; }
-svg { position: absolute; inset: 0; width: 100%; }
-rect { fill: none; stroke: #e8590c; stroke-width: 2; vector-effect: non-scaling-stroke; }
-figcaption { font-size: .9rem; }
+svg { position: absolute; inset: 0; width: 100%; filter: drop-shadow(0 0 1px #000); }
+rect { fill: none; stroke: #ff922b; stroke-width: 2; vector-effect: non-scaling-stroke; }
+figcaption, caption, .small, .slide { font-size: .9rem; }
 .slide { display: none; }
-.js .pair { position: relative; }
-.js .over { position: absolute; inset: 0; clip-path: inset(0 0 0 var(--cut, 50%)); }
-.js .slide { display: flex; gap: .5rem; align-items: center; }
+.js .over { position: absolute; inset: 0 0 auto; clip-path: inset(0 0 0 var(--cut, 50%)); }
+.js .over::after { content: ""; position: absolute; inset: 0 auto 0 var(--cut, 50%); width: 2px; background: #fff;
+  box-shadow: 0 0 2px #000; }
+.js .slide { display: flex; flex-wrap: wrap; justify-content: space-between; }
 .js figcaption { display: none; }
-input { flex: 1; }
-table { border-collapse: collapse; margin: 1rem 0; width: 100%; }
-caption { text-align: left; font-size: .9rem; }
-th, td { border-bottom: 1px solid; padding: .25rem .5rem; text-align: right; }
+input { flex: 0 0 100%; margin: 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: 1rem 0; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding-bottom: .25rem; }
+th, td { border-bottom: 1px solid rgb(128 128 128 / .4); padding: .25rem .5rem; text-align: right; }
+th[scope=row] { font-weight: normal; }
+.attacked, .attacked th[scope=row] { font-weight: bold; }
 tr > :first-child { text-align: left; }
 </style></head><body>
 <h1>{title}</h1>
@@ -190,7 +204,7 @@ tr > :first-child { text-align: left; }
 document.body.classList.add("js");
 for (const slide of document.querySelectorAll(".slide input")) {
   const over = slide.closest("section").querySelector(".over");
-  const cut = () => over.style.setProperty("--cut", (100 - slide.value) + "%");
+  const cut = () => over.style.setProperty("--cut", slide.value + "%");
   slide.addEventListener("input", cut);
   cut();
 }

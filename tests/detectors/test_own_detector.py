@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from lipcore.attacks.updates import i_fgsm
 from lipcore.cli import app
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector, load_detector
+from lipcore.images import load_image, save_image
 from lipcore.metrics.success import found
 from lipcore.paths import ROOT
 
@@ -55,3 +60,21 @@ def test_the_example_works_on_the_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["detect", str(photo), "--detector", "own_detector:Linear"])
     assert done.exit_code == 0, done.output
     assert "with probability >= 0.5" in done.stdout
+
+
+def test_the_five_lines_of_the_readme_attack_it(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (lines,) = re.findall(r"```python\n(.*?load_image.*?)```", readme, re.DOTALL)
+    own = lines.replace('load_detector("retinaface")', 'load_detector("own_detector:Linear")')
+    assert own != lines
+    assert 'load_detector("own_detector:Linear")' in readme
+    scene = Grid(faces=4, distance=20, canvas=160).draw(1).image
+    save_image(tmp_path / "photo.png", scene)
+    code = own.replace("photo.jpg", "photo.png")
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLE.parent), "LIPCORE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    before, after = (int(n) for n in re.findall(r"\d+", done.stdout))
+    assert after < before
+    change = load_image(tmp_path / "hidden.png").pixels - load_image(tmp_path / "photo.png").pixels
+    assert 0 < float(change.abs().max()) <= 8

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,21 @@ def test_it_stands_alone(page: str) -> None:
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     assert not re.findall(r"https?://", page)
     assert page.count("data:image/webp") == 3
+    assert not re.findall(r"@import|url\(|fetch\(|XMLHttpRequest|<link|<iframe|srcset", page)
     assert "What this does not protect from" in page
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_browser_asks_for_nothing(page: str, tmp_path: Path) -> None:
+    """Chromium's own log of requests names no address but files."""
+    assert page
+    log, file = tmp_path / "net.json", (tmp_path / "r.html").as_uri()
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}"]
+    quiet = ["--disable-background-networking", "--disable-component-update", "--no-first-run", f"--log-net-log={log}"]
+    command = ["chromium", *options, *quiet, "--dump-dom", file]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert '<body class="js">' in done.stdout, "the script ran"
+    assert not re.findall(r'"url":"https?://[^"]*"', log.read_text())
 
 
 def test_what_was_measured(page: str, tmp_path: Path) -> None:
@@ -53,7 +69,7 @@ def test_what_was_measured(page: str, tmp_path: Path) -> None:
     photos = [load_image(tmp_path / "one & only.png"), load_image(tmp_path / "out" / "one & only.png")]
     assert counts[:2] == [len(model.detect(photo.pixels)[0]) for photo in photos] == [4, 0]
     assert len(counts) == 4
-    assert '<th scope="row">pnet</th>' in page
+    assert '<th scope="row">P-Net</th>' in page
     assert page.count("<rect") == 4
 
 
