@@ -71,7 +71,7 @@ def test_the_five_lines_of_the_readme_attack_it(tmp_path: Path) -> None:
     scene = Grid(faces=4, distance=20, canvas=160).draw(1).image
     save_image(tmp_path / "photo.png", scene)
     code = own.replace("photo.jpg", "photo.png")
-    environment = os.environ | {"PYTHONPATH": str(EXAMPLE.parent), "LIPCORE_CACHE": str(tmp_path / "cache")}
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLE.parent), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     before, after = (int(n) for n in re.findall(r"\d+", done.stdout))

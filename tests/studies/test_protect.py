@@ -137,6 +137,18 @@ class TestTable:
         assert (scalars["it_alone_none"], scalars["it_alone_jpeg_75"], scalars["n"]) == (75, 25, 2)
         assert (scalars["one_fixed_nothing_found"], scalars["one_until_nothing_found"]) == (0, 100)
 
+    def test_ways_to_combine_are_compared_on_the_same_photographs(self) -> None:
+        records = [record("none", t, i, "1111") for t, i in product("ab", "xy")]
+        records += [record("a+b", t, "x", "0001") for t in "ab"] + [record("a+b", t, "y", "0000") for t in "ab"]
+        records += [record("a+b", t, "x", "0011") | {"combine": "first"} for t in "ab"]
+        table = pd.DataFrame(rows(records))
+        assert self.value(table, metric="compared", combine="mass", target="a") == 0.75
+        assert self.value(table, metric="compared", combine="first", target="a") == 0.5
+        assert self.value(table, metric="hidden", combine="mass", target="a", treatment="none") == 0.875
+        shown = figures.combinations(table)
+        assert list(shown["a"]) == ["75", "50"]
+        assert list(shown["photographs"]) == ["1", "1"]
+
     def test_what_readers_see(self, table: pd.DataFrame) -> None:
         seen = figures.who_sees(table)
         assert list(seen["made against"]) == ["a", "all"]
@@ -155,8 +167,36 @@ class TestStudy:
         assert config.detectors == ("toys:make", "centerface")
         full = PROFILES["full"]
         assert Protect().config(Run(profile="full", detector="centerface")) == full
-        sources = [noise.sources for noise in full.noises() if len(noise.sources) == len(full.detectors) - 1]
-        assert {(set(full.detectors) - set(s)).pop() for s in sources} == set(full.detectors)
+
+    def test_each_detector_is_left_out_in_turn_and_looks(self) -> None:
+        full = PROFILES["full"]
+        everyone = set(full.detectors)
+        left = []
+        for place in range(len(everyone)):
+            (found,) = [(n.sources, t) for n, t in full.noises(place) if len(n.sources) == len(everyone) - 1]
+            assert found[1] == tuple(everyone - set(found[0]))
+            left += found[1]
+        assert sorted(left) == sorted(everyone)
+        assert any(n.combine != "mass" for n, _ in full.noises(full.compared - 1))
+        assert not any(n.combine != "mass" for n, _ in full.noises(full.compared))
+
+    def test_a_photograph_counts_when_it_is_done(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(Protect, "path", lambda *_: tmp_path / "protect.json")
+        study, run = Protect(), Run(profile="quick", detector="centerface")
+        config = PROFILES["quick"]
+        infos = {name: DetectorInfo(name, name, "") for name in config.detectors}
+        records = study.records(run)
+        made = [
+            record(unit.shared["detector"], want["target"], unit.shared["image"], "11") | unit.shared | want
+            for unit in study.units(config, infos, run)
+            for want in unit.wanted
+        ]
+        first = {records.unit(r): r for r in made}.values()
+        for each in list(first)[:-1]:
+            records.add(each)
+        assert study.used(config, infos, records, run) == []
+        records.add(list(first)[-1])
+        assert len(study.used(config, infos, records, run)) == len(first)
 
     def test_a_fingerprint_knows_whom_it_is_made_on(self) -> None:
         a, b = DetectorInfo("a", "1", "x"), DetectorInfo("b", "2", "x")

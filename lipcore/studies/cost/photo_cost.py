@@ -151,6 +151,8 @@ def summary(table: list[dict[str, Any]]) -> dict[str, Any]:
     for row in table:
         case = row["case"].replace(",", "").replace(" ", "_").replace("-", "_").lower()
         scalars[f"{case}_{row['metric']}"] = row["value"]
+        if row["metric"] == "rss_mb":
+            scalars[f"{case}_gb"] = round(row["value"] / 1000, 1)
         scalars |= {f"{case}_{key}": row[key] for key in ("faces", "after", "steps", "tiles", "load") if key in row}
     return scalars
 

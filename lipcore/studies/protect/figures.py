@@ -59,7 +59,8 @@ def finding(rows: pd.DataFrame) -> str:
         "<p><strong>In short.</strong> From the detector that the noise is made against it hides "
         f"{share('it alone')} of the faces, as long as the file stays as it was written (LIP-A, epsilon 8). From "
         f"another detector it hides {share('another alone')}. Noise against all detectors at once hides "
-        f"{share('all')} from each of them, and noise against all but one {share('all others')} from the one left out. "
+        f"{share('all')} from each of them, and noise against all but one {share('all others')} from the one left out "
+        "(on each photograph another). "
         f"The same four ({', '.join(SITUATIONS)}) where the file was {after}. Measured on {photographs} of the 24 "
         "crowds; a face counts as hidden where a detector finds it on the clean photograph after the same treatment "
         "and not on the one with noise.</p>"
@@ -75,10 +76,14 @@ def who_sees(rows: pd.DataFrame, treatment: str = "none") -> pd.DataFrame:
     """A line for each noise at a fixed epsilon, a column for each detector that looks: faces hidden, in percent."""
     chosen = rows[(rows["metric"] == "hidden") & (rows["target"] != "") & (rows["treatment"] == treatment)]
     chosen = chosen[(chosen["strength"] != UNTIL) & (chosen["combine"] == "mass")]
-    table = chosen.pivot_table("value", "detector", "target", sort=False)
+    left_out = chosen["situation"] == "all others"
+    left_out &= chosen["detector"].str.contains(AND, regex=False)
+    lines = chosen.assign(detector=chosen["detector"].mask(left_out, ""))
+    table = lines.pivot_table("value", "detector", "target", sort=False)
     table = table.reindex(columns=sorted(table.columns, key=lambda name: [*DETECTORS, name].index(name)))
     table.columns = [detector_name(name) for name in table.columns]
-    table.index = pd.Index([_made_on(sources, rows) for sources in table.index], name="made against")
+    words = [_made_on(sources, rows) if sources else "all but the one that looks" for sources in table.index]
+    table.index = pd.Index(words, name="made against")
     return (100 * table).round(0).astype("Int64").astype(str).replace("<NA>", "-").reset_index()
 
 
@@ -106,11 +111,11 @@ def strengths(rows: pd.DataFrame) -> pd.DataFrame:
 
 def combinations(rows: pd.DataFrame) -> pd.DataFrame:
     """Ways to weight the directions of all detectors: faces hidden from each, in percent, on the file itself."""
-    chosen = rows[(rows["metric"] == "hidden") & (rows["situation"] == "all") & (rows["treatment"] == "none")]
-    chosen = chosen[(chosen["strength"] != UNTIL) & (chosen["target"] != "")]
+    chosen = rows[rows["metric"] == "compared"]
     words = {"mass": "by L1 mass at each step", "first": "by L1 mass at the first step", "sum": "not at all"}
     table = (100 * chosen.pivot_table("value", "combine", "target", sort=False)).round(0).astype("Int64").astype(str)
     table.columns = [detector_name(name) for name in table.columns]
+    table["photographs"] = chosen.groupby("combine", sort=False)["n"].max().astype(str)
     table.index = pd.Index([words[c] for c in table.index], name="weighted")
     return table.reset_index()
 

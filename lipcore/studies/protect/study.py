@@ -8,6 +8,7 @@ from typing import Any
 
 from lipcore.datasets.crowds import load_crowd, load_crowds
 from lipcore.results import Dataset, DetectorInfo, digest
+from lipcore.studies.base.records import Records
 from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
 from lipcore.studies.protect.config import PROFILES, Config
 from lipcore.studies.protect.measure import Noise, Settings, measured
@@ -54,6 +55,12 @@ class Protect(Study[Config]):
         targets = [want["target"] for want in unit.wanted]
         detectors = {name: run.load(name) for name in dict.fromkeys((*noise.sources, *targets))}
         yield from measured(config.settings, noise, load_crowd(unit.shared["image"]), detectors, targets)
+
+    def used(self, config: Config, infos: Infos, records: Records, run: Run) -> list[Record]:
+        """Those of photographs that are done, so that every comparison is on the same ones."""
+        units = [unit.shared | want for unit in self.units(config, infos, run) for want in unit.wanted]
+        begun = {unit["image"] for unit in units if not records.has(unit)}
+        return [record for record in super().used(config, infos, records, run) if record["image"] not in begun]
 
     def tabulated(
         self, config: Config, records: Sequence[Record], infos: Infos

@@ -53,10 +53,32 @@ def rows(records: Sequence[Record], seed: int = 0) -> Iterator[Record]:
                     for name, counts in lost.items():
                         pooled[seen, treatment][name] += counts
         yield from (shared | row for row in _cost(sources, targets))
+    yield from _compared(groups, clean, seed)
     for (seen, treatment), by_image in pooled.items():
         place = {"detector": "", "strength": "", "combine": "mass", "target": "", "treatment": treatment}
         every = [(int(hits), int(total)) for hits, total in by_image.values()]
         yield place | {"situation": seen} | _share(every, seed)
+
+
+def _compared(
+    groups: Mapping[tuple[str, str, str], Mapping[str, Mapping[str, Record]]],
+    clean: Mapping[tuple[str, str], Record],
+    seed: int,
+) -> Iterator[Record]:
+    """Where directions are combined in several ways: the share hidden by each, on the photographs that have all."""
+    ways: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for sources, strength, combine in groups:
+        ways[sources, strength].append(combine)
+    for (sources, strength), combines in ways.items():
+        if len(combines) < 2:
+            continue
+        for target in groups[sources, strength, combines[0]]:
+            found = {combine: groups[sources, strength, combine].get(target, {}) for combine in combines}
+            same = set.intersection(*(set(images) for images in found.values()))
+            for combine, images in found.items():
+                counts = [_lost(clean[target, name], images[name], "none") for name in sorted(same)]
+                place = {"detector": sources, "strength": strength, "combine": combine, "target": target}
+                yield place | {"treatment": "none", "situation": ""} | _share(counts, seed) | {"metric": "compared"}
 
 
 def _lost(clean: Record, record: Record, treatment: str) -> tuple[int, int]:
