@@ -9,8 +9,10 @@ from PIL import Image
 
 from lipcore.datasets.crowds import load_crowd
 from lipcore.errors import LipcoreError
+from lipcore.results import read_results
 from lipcore.studies.base.records import Records
-from lipcore.studies.cost.photo_cost import KEY, PHOTO, PROFILES, Case, measured, rows, summary
+from lipcore.studies.base.study import Run
+from lipcore.studies.cost.photo_cost import KEY, PHOTO, PROFILES, Case, PhotoCost, measured, rows, summary
 
 
 def test_the_crowd_itself_and_copies_side_by_side(tmp_path: Path) -> None:
@@ -44,6 +46,18 @@ def test_rows_by_hand(tmp_path: Path) -> None:
     assert scalars["12_mp_some_100_faces_rss_mb"] == 3000
     assert "12_mp_some_100_faces_passes" not in scalars
     assert scalars["passes_cpu_seconds"] == 3
+
+
+def test_the_committed_table_is_that_of_its_records(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = root / "results" / "full" / "photo_cost.json"
+    kept = Records(path.with_suffix(".records.jsonl"), KEY)
+    monkeypatch.setattr(PhotoCost, "path", lambda *_: tmp_path / "photo_cost.json")
+    monkeypatch.setattr(PhotoCost, "_records", lambda *_: kept)
+    again = PhotoCost().table(Run(profile="full", detector="centerface"))
+    assert read_results(again)["rows"] == read_results(path)["rows"]
+    assert read_results(again)["summary"] == read_results(path)["summary"]
 
 
 def test_the_profiles_are_of_the_same_commands() -> None:

@@ -103,7 +103,7 @@ def measured(case: Case) -> dict[str, Any]:
     return {
         "cpu": round(used.ru_utime + used.ru_stime, 2),
         "wall": round(wall, 2),
-        "rss_mb": round(used.ru_maxrss / 1000),
+        "rss_mb": round(used.ru_maxrss * 1.024e-3),
         **_told(json.loads(said)),
     }
 
@@ -138,7 +138,7 @@ def rows(records: Records) -> list[dict[str, Any]]:
         values = {"cpu_seconds": record["cpu"], "wall_seconds": record["wall"], "rss_mb": record.get("rss_mb")}
         small = record["case"] != PASSES and record["size"] == [640, 480]
         values["passes"] = round(record["cpu"] / least, 2) if least and small else None
-        place = {k: v for k, v in record.items() if k not in ("cpu", "wall", "rss_mb")}
+        place = {"detector": DETECTOR} | {k: v for k, v in record.items() if k not in ("cpu", "wall", "rss_mb")}
         for metric, value in values.items():
             if value is not None:
                 found.append(place | {"metric": metric, "value": value, "ci_low": None, "ci_high": None, "n": 1})
@@ -184,7 +184,7 @@ class PhotoCost(Runnable):
             self.path(run),
             experiment=self.name,
             profile=run.profile,
-            config=PROFILES[run.profile],
+            config={"cases": PROFILES[run.profile]},
             rows=table,
             reported=[],
             summary=summary(table),
