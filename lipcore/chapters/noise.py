@@ -54,10 +54,10 @@ def noise(page: Page) -> Photographs:
 
 
 def slider(page: Page) -> Markup:
-    """The same photograph before and after."""
+    """The same photograph before and after, at three strengths."""
     of: Attacked = page.measured
     scene = crowd.scene_for(page.images) if page.images else crowd.scene_of(of.first)
-    return Markup(crowd.slider(of.detector, scene, ("lip-a", "imp"), epsilon=4), sources=())
+    return Markup(crowd.slider(of.detector, scene, ("lip-a", "imp"), epsilon=(4, 2, 1)), sources=())
 
 
 def visibility(page: Page) -> Iterator[Table]:
