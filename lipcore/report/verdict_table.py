@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lipcore.report.page import Page, Table, committed
+from lipcore.report.style import detector_name
 
 #: Unit of an effect -> (factor, format, name).
 UNITS = {
@@ -15,6 +16,7 @@ UNITS = {
     "ratio": (1.0, ".2f", "times"),
     "ssim": (1.0, "+.3f", ""),
     "dB": (1.0, "+.1f", "dB"),
+    "logits": (1.0, "+.2f", "logits"),
     "coefficient": (1.0, "+.3f", ""),
 }
 
@@ -51,6 +53,14 @@ def printed(row: Mapping[str, Any]) -> str:
     return format(factor * row["poster"], form)
 
 
+def _outcome(row: Mapping[str, Any]) -> str:
+    """Which outcome a row is of, where its claim has several or it is not success."""
+    metric = str(row["metric"])
+    if row["claim"] in ("C5", "C6"):
+        return f" ({metric.upper()})"
+    return f" ({metric})" if metric.startswith("logit drop") else ""
+
+
 def verdict_table(
     rows: Iterable[Mapping[str, Any]], claims: Sequence[str], *, primary: bool = True, dataset: str = ""
 ) -> pd.DataFrame:
@@ -70,9 +80,9 @@ def verdict_table(
         shown.append(
             {
                 "claim": row["claim"],
-                "step": row["step"] + (f" ({row['metric'].upper()})" if row["claim"] in ("C5", "C6") else ""),
+                "step": row["step"] + _outcome(row),
                 "reading": row["reading"],
-                "detector": row["detector"],
+                "detector": detector_name(row["detector"]),
                 **({"verdict": chip(row["word"])} if primary else {"p (Holm)": p}),
                 "effect": effect(row),
                 "poster": printed(row),

@@ -155,8 +155,8 @@ class TestTable:
         assert list(seen["a"]) == ["75", "100"]
         assert len(figures.strengths(table)) == 2
         said = figures.finding(table)
-        assert "made against it hides 75 % of the faces" in said
-        assert "all but one (not measured yet) from the one left out" in said
+        assert "made against the one detector that looks hides 75 % of the faces" in said
+        assert "made against all but the one that looks: not measured yet." in said
         assert "2 photographs of" in said
         assert figures.heat_map(table).axes[0].get_title()
 

@@ -40,30 +40,35 @@ def heat_map(rows: pd.DataFrame) -> Figure:
     return figure
 
 
+#: Who looks -> how the finding begins; what the noise is made against.
+SEEN = {
+    "it alone": "noise made against the one detector that looks",
+    "all": "noise made against all of them, pooled over those that look,",
+    "all others": "noise made against all but the one that looks",
+    "another alone": "noise made against another detector",
+}
+
+
 def finding(rows: pd.DataFrame) -> str:
     """The answer in some sentences of HTML; what is not measured yet is said to be so."""
     pooled = rows[(rows["metric"] == "hidden") & (rows["target"] == "") & rows["value"].notna()]
     shares = {(r["situation"], r["treatment"]): f"{100 * r['value']:.0f} %" for _, r in pooled.iterrows()}
-
-    def share(seen: str, treatment: str = "none") -> str:
-        return shares.get((seen, treatment), "(not measured yet)")
-
     n = int(pooled["n"].max()) if len(pooled) else 0
-    after = "; ".join(
-        f"{words}: {', '.join(share(seen, treatment) for seen in SITUATIONS)}"
-        for treatment, words in WAYS.items()
-        if treatment != "none"
-    )
-    photographs = f"{n} photograph{'' if n == 1 else 's'}"
+    lines = []
+    for seen, words in SEEN.items():
+        if (seen, "none") not in shares:
+            lines.append(f"{words[0].upper()}{words[1:]}: not measured yet.")
+            continue
+        later = [f"{shares[seen, t]} {w}" for t, w in WAYS.items() if t != "none" and (seen, t) in shares]
+        after = f"; {', '.join(later)}" if later else ""
+        lines.append(f"{words[0].upper()}{words[1:]} hides {shares[seen, 'none']} of the faces{after}.")
+    listed = "".join(f"<li>{line}</li>" for line in lines)
     return (
-        "<p><strong>In short.</strong> From the detector that the noise is made against it hides "
-        f"{share('it alone')} of the faces, as long as the file stays as it was written (LIP-A, epsilon 8). From "
-        f"another detector it hides {share('another alone')}. Noise against all detectors at once hides "
-        f"{share('all')} from each of them, and noise against all but one {share('all others')} from the one left out "
-        "(on each photograph another). "
-        f"The same four ({', '.join(SITUATIONS)}) where the file was {after}. Measured on {photographs} of the 24 "
-        "crowds; a face counts as hidden where a detector finds it on the clean photograph after the same treatment "
-        "and not on the one with noise.</p>"
+        '<div class="in-short admonition"><p class="admonition-title">In short</p>'
+        "<p><strong>Against the detector it was made for, and little else.</strong> LIP-A at epsilon 8, on "
+        f"{n} photograph{'' if n == 1 else 's'} of the 24 crowds:</p><ul>{listed}</ul>"
+        "<p>A face counts as hidden where a detector finds it on the clean photograph after the same treatment and "
+        "not on the one with noise.</p></div>"
     )
 
 

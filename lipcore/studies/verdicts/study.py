@@ -152,9 +152,11 @@ def row(verdict: Verdict) -> dict[str, Any]:
 
 
 def unit(contrast: Contrast) -> str:
-    """Of the effect: ``"share"`` (times 100: points), ``"ratio"``, ``"ssim"``, ``"dB"`` or ``"coefficient"``."""
+    """Of the effect: ``"share"`` (in points), ``"ratio"``, ``"ssim"``, ``"dB"``, ``"logits"``, ``"coefficient"``."""
     if contrast.null == 1:
         return "ratio"
+    if contrast.outcome.startswith("logit drop"):
+        return "logits"
     return {"ssim": "ssim", "psnr": "dB", "interference": "coefficient"}.get(contrast.outcome, "share")
 
 
