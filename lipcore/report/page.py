@@ -248,12 +248,13 @@ class Page:
         p, study, profile = document["provenance"], document["experiment"], document["profile"]
         file = f"data/{profile}/{study}"
         detector = f" --detector {self.detector}" if self._of_reader and self.detector else ""
+        cost = f"{p['seconds']:,.0f} s of computing on {p['device'] or 'cpu'} · " if p["seconds"] >= 1 else ""
+        n, names = p["dataset"]["n_images"], "image" if p["dataset"]["n_images"] == 1 else "images"
         return (
             f'<p class="made-by">Shown by <a href="notebooks/{self.name}.ipynb" download>{self.name}.ipynb</a>, '
             f"made by <code>lipcore run {study} --profile {profile}{detector}</code>: "
             f'<a href="{file}.csv" download>CSV</a>, <a href="{file}.json" download>JSON</a> · '
-            f"{p['dataset']['n_images']} images · {p['seconds']:,.0f} s of computing on {p['device'] or 'cpu'} · "
-            f"commit {p['git_commit'][:8] or 'unknown'}</p>"
+            f"{n:,} {names} · {cost}commit {p['git_commit'][:8] or 'unknown'}</p>"
         )
 
 
