@@ -50,7 +50,8 @@ def ends(page: Page) -> Iterator[Chart | Markup]:
         where_it_ends(found),
         "Of the fall in logit that an attack on one face alone achieves, the share that is lost when all are attacked "
         "(IMP-I). Filled: measured within the image, by rules written first; hollow: the first grids, seen before the "
-        "rules. Larger points: more faces. Dotted: one side of the receptive field. Bars: 95 % intervals over images and people.",
+        "rules. Larger points: more faces. Dotted: one side of the receptive field. Bars: 95 % intervals over images "
+        "and people.",
         "Interference coefficient against the distance in sides of the effective receptive field: it falls as faces "
         "stand farther apart, and lies at zero beyond one side.",
         sources=(within, earlier),
