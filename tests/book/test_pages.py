@@ -43,6 +43,7 @@ def browser() -> Iterator[Any]:
 def context(request: pytest.FixtureRequest, browser: Any) -> Iterator[Any]:
     size, theme = request.param
     opened = browser.new_context(viewport=SIZES[size], color_scheme=theme, reduced_motion="reduce")
+    opened.set_default_timeout(180_000)  # a machine may be busy with other tests
     yield opened
     opened.close()
 
@@ -103,6 +104,7 @@ def test_axe_finds_no_serious_violation(visit: Visit) -> None:
 @pytest.fixture
 def first_page(browser: Any, html: Path) -> Iterator[Any]:
     context = browser.new_context(viewport=SIZES["wide"])
+    context.set_default_timeout(180_000)
     page = context.new_page()
     page.goto((html / "paper.html").as_uri(), wait_until="load")
     yield page
@@ -148,6 +150,7 @@ def test_without_javascript_the_pictures_are_there(browser: Any, html: Path) -> 
 
 def test_explore_filters_sorts_and_plots(browser: Any, html: Path) -> None:
     context = browser.new_context(viewport=SIZES["wide"])
+    context.set_default_timeout(180_000)
     page = context.new_page()
     page.goto((html / "explore.html").as_uri(), wait_until="load")
     page.locator(".lip-explore select").first.select_option("full/mechanism")

@@ -87,6 +87,7 @@ def test_the_full_run_is_shown_and_this_builds_own_beside_it(page: Page) -> None
 
 
 def test_a_figure_has_caption_text_source_and_downloads(page: Page) -> None:
+    before = plt.get_fignums()
     text = html(page.figure("first"))
     assert "<figcaption>Success & distance.</figcaption>" in text
     assert re.search(r'<img src="data:image/svg\+xml,[^"]+" alt="A line that rises"', text)
@@ -95,7 +96,7 @@ def test_a_figure_has_caption_text_source_and_downloads(page: Page) -> None:
     assert 'href="data/full/example.json"' in text
     assert "<code>lipcore run example --profile full</code>" in text
     assert "3 images · 1,234 s" in text
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == before
 
 
 def test_a_chart_is_a_whole_drawing_and_no_longer_than_it_must_be(page: Page) -> None:

@@ -372,7 +372,7 @@ class TestOnCrowds:
         study = wider_attack.WiderAttack()
         rows = read_results(study.run(self.run(tmp_path)))["rows"]
         missing = DataError("not here")
-        monkeypatch.setattr(attack_runs, "load_items", lambda *_: (_ for _ in ()).throw(missing))
+        monkeypatch.setattr(attack_runs, "load_items", lambda *_, **__: (_ for _ in ()).throw(missing))
         assert read_results(study.run(Run(detector="toys:make")))["rows"] == rows
         with pytest.raises(DataError, match="not here"):
             study.run(self.run(tmp_path))
