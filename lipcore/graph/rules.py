@@ -7,6 +7,7 @@ rows and columns last; whatever stands before them counts as its channels.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -121,7 +122,7 @@ def _fitted(values: Tensor, source: tuple[Node, int]) -> Tensor:
     raise UnsupportedOperation(f"{channels} channels broadcast over {values.shape[1]}")
 
 
-class Combined(Rule):
+class Combined(Rule, ABC):
     """Arithmetic on two operands, of which the image has a part in one or in both: a factor at each place for each."""
 
     joins = True
@@ -149,9 +150,9 @@ class Combined(Rule):
                 found[number] = as_map(self.slope(number), self.made)
         return found
 
+    @abstractmethod
     def slope(self, operand: int) -> Tensor:
         """Of one operand."""
-        raise NotImplementedError
 
     def saved(self, operand: int) -> Tensor:
         """An operand as the node saved it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -133,7 +134,7 @@ class MaxPool(Sliding):
         return Windows(values.view(count, channels, height, width), first, clean=True).trimmed(keep)
 
 
-class Separable(Rule):
+class Separable(Rule, ABC):
     """A linear operation that treats rows and columns apart: two matrices, found by applying it to unit impulses."""
 
     def __init__(self, node: Node, size: tuple[int, int]) -> None:
@@ -148,9 +149,9 @@ class Separable(Rule):
         impulses = torch.eye(size, dtype=self.node._input_metadata[0].dtype)[None, None]
         return self.along(axis, impulses, out)[0, 0]  # column i was an impulse at row i; only the rows are treated
 
+    @abstractmethod
     def along(self, axis: int, x: Tensor, out: int) -> Tensor:
         """The operation on the rows of ``x`` as the node does it along ``axis``, to ``out`` rows; columns stay."""
-        raise NotImplementedError
 
     def _extent(self, boxes: Boxes, table: Any) -> Boxes:
         lo, hi = np.full_like(boxes.lo, FAR), np.full_like(boxes.hi, -FAR)

@@ -153,8 +153,7 @@ def design_effect(hits: NDArray[np.float64], totals: NDArray[np.float64]) -> flo
 
 def bootstrap_weights(n: int, *, draws: int = DRAWS, seed: int | np.random.Generator = 0) -> NDArray[np.int64]:
     """How often each of ``n`` images is drawn, (draws, n): every draw takes n of them with replacement."""
-    weights: NDArray[np.int64] = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
-    return weights
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
 
 
 def _resamples(n: int, seed: int) -> NDArray[np.int64]:

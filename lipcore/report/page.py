@@ -14,6 +14,7 @@ page that return :class:`Chart`, :class:`Photographs`, :class:`Table` or :class:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,7 +43,7 @@ class NotMeasured(DataError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
+class Exhibit(ABC):
     """Something that a page shows.
 
     Attributes:
@@ -59,9 +60,9 @@ class Exhibit:
         """Of the fold; "" where it is not folded."""
         return self.fold or ""
 
+    @abstractmethod
     def html(self) -> str:
         """As it stands on the page, without its source."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

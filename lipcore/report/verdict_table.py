@@ -13,6 +13,7 @@ from lipcore.report.style import detector_name
 #: Unit of an effect -> (factor, format, name).
 UNITS = {
     "share": (100.0, "+.1f", "points"),
+    "templates": (100.0, ".0f", "% of templates"),
     "ratio": (1.0, ".2f", "times"),
     "ssim": (1.0, "+.3f", ""),
     "dB": (1.0, "+.1f", "dB"),

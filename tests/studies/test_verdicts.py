@@ -110,7 +110,7 @@ class TestVerdictTable:
 
 
 class TestReceptiveFields:
-    """C3, whose two halves are shares of templates."""
+    """C3, whose word is of the templates that pass both halves, as the rule was written."""
 
     @pytest.mark.parametrize(
         ("detector", "passed", "word"),
@@ -135,11 +135,22 @@ class TestReceptiveFields:
         ]
         made = [(r["detector"], r["value"], r["word"]) for r in receptive.rows({"rows": rows})]
         assert made == [
-            ("hr-mini", 0.5, "weaker than claimed"),
-            ("hr-mini", 1, "supported"),
+            ("hr-mini", 0.5, "weaker than claimed"),  # one template passes both: the word is of the whole claim
+            ("hr-mini", 0.5, None),
+            ("hr-mini", 1, None),
             ("pnet", 1, "not as predicted"),  # the bounds themselves pass
-            ("pnet", 1, "not as predicted"),
+            ("pnet", 1, None),
+            ("pnet", 1, None),
         ]
+
+    def test_a_claim_whose_halves_no_template_passes_together_is_contradicted(self) -> None:
+        rows = [
+            {"detector": "hr-mini", "template": str(i), "metric": metric, "value": value, "n": 8}
+            for i, pair in enumerate([(0.95, 0.9), (0.5, 0.2)])
+            for metric, value in zip(("r2", "ratio"), pair, strict=True)
+        ]
+        words = [(r["value"], r["word"]) for r in receptive.rows({"rows": rows})]
+        assert words == [(0, "contradicted"), (0.5, None), (0.5, None)]
 
 
 def test_no_committed_table_holds_verdicts_of_its_own(root: Path) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 from lipcore.studies.base.verdict_rules import CONTROLS, Word
 from lipcore.studies.receptive_fields.study import LARGEST_FRACTION, LEAST_R2, RANDOM, by_detector
 
+#: The primary contrast: a template passes where its gradient is a Gaussian and its field a fraction of the TRF.
+BOTH = "a Gaussian, and a fraction of the TRF"
+
 
 def rows(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """A row for each half of the claim and each detector: the share of templates that pass, and the word for both.
+    """Of each detector the share of templates that pass both halves of the claim, with its word, and of each half.
 
     Args:
         document: the results of the receptive fields.
@@ -21,10 +24,14 @@ def rows(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         gaussian = [t["r2"] >= LEAST_R2 for t in templates.values()]
         small = [t["ratio"] <= LARGEST_FRACTION for t in templates.values()]
         n = int(max(r["n"] for r in document["rows"] if r["detector"] == detector))
+        r2, ratio = ([t[metric] for t in templates.values()] for metric in ("r2", "ratio"))
+        both = [a and b for a, b in zip(gaussian, small, strict=True)]
         for step, passed, values in (
-            ("a 2D Gaussian: R^2 of the fit", gaussian, [t["r2"] for t in templates.values()]),
-            ("a fraction: ERF / TRF", small, [t["ratio"] for t in templates.values()]),
+            (BOTH, both, r2),
+            ("a 2D Gaussian: R^2 of the fit", gaussian, r2),
+            ("a fraction: ERF / TRF", small, ratio),
         ):
+            primary = step == BOTH
             yield {
                 "claim": "C3",
                 "step": step,
@@ -32,9 +39,9 @@ def rows(document: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                 "dataset": "calibration images",
                 "detector": detector,
                 "metric": "templates that pass",
-                "unit": "share",
-                "word": word(detector, passed),
-                "primary": True,
+                "unit": "templates",
+                "word": word(detector, passed) if primary else None,
+                "primary": primary,
                 "control": detector in CONTROLS,
                 "value": sum(passed) / len(passed),
                 "ci_low": None,
