@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 from pathlib import Path
 
 import torch
@@ -35,6 +37,13 @@ def require(needed: int, what: str, remedy: str, device: torch.device | str = "c
     have = available(device)
     if have is not None and needed > have:
         raise MemoryShort(f"{what} takes about {gigabytes(needed)} of memory, and {gigabytes(have)} are free; {remedy}")
+
+
+def release() -> None:
+    """Gives memory that was freed back to the system: glibc keeps much of it, in pieces too small for the next tile."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def gigabytes(number: float) -> str:

@@ -102,7 +102,7 @@ class Hiding:
         [0, 0]
     """
 
-    perturbation: Perturbation | str = "lip-a"
+    perturbation: Perturbation | str = "lp"
     ladder: tuple[float, ...] = LADDER
     until_hidden: bool = True
     update: str = "i-fgsm"
@@ -155,6 +155,8 @@ class Hiding:
         for tile in parts:
             done.append(self._hide(detectors, image[tile.window], x[tile.window], tile, on_step))
             x[tile.window] = done[-1].image
+            if len(parts) > 1:
+                memory.release()
         before = tuple(
             joined(parts, found, detector.nms_iou)
             for detector, *found in zip(detectors, *(part.before for part in done), strict=True)

@@ -73,7 +73,12 @@ def attack(
             "-o", "--output", help="The file to write (.png, .webp, .tif or .bmp: nothing is lost), or a folder."
         ),
     ],
-    method: Annotated[str, typer.Option(help=f"The perturbation: one of {', '.join(PERTURBATIONS)}.")] = "lip-a",
+    method: Annotated[
+        str,
+        typer.Option(
+            help=f"The perturbation: one of {', '.join(PERTURBATIONS)}. lp hides as many faces as lip-a, in less time."
+        ),
+    ] = "lp",
     epsilon: Annotated[
         float | None,
         typer.Option(help="The largest change of a value, in grey levels of 0..255; by default as little as it takes."),

@@ -92,3 +92,15 @@ def test_memory_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     memory.require(10**18, "anything", "where the system does not say")
     assert memory.gigabytes(8.84e9) == "8.8 GB"
     assert memory.gigabytes(3e7) == "30 MB"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells what a process holds")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    """Freed pieces between living ones stay with the process until they are asked back."""
+    pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])  # noqa: E731
+    pieces = [torch.ones(25_000) for _ in range(2_000)]
+    kept = pieces[::50]
+    del pieces
+    before = pages()
+    memory.release()
+    assert before - pages() > 100e6 / 4096 and all(float(k.sum()) == 25_000 for k in kept)

@@ -69,6 +69,7 @@ SMALL = (
     Case(name="detect", arguments=("detect", "PHOTO", "--json", "--detector", DETECTOR)),
     Case(name="attack", arguments=(*ATTACK, "--epsilon", "8")),
     Case(name="attack imp-i", arguments=(*ATTACK, "--epsilon", "8", "--method", "imp-i")),
+    Case(name="attack lip-a", arguments=(*ATTACK, "--epsilon", "8", "--method", "lip-a")),
     Case(name="until hidden", arguments=ATTACK),
 )
 LIGHT = (*ATTACK, "--epsilon", "1")
