@@ -26,7 +26,8 @@ KINDS = {
     True: (None, "Primary contrasts: effect with its 95 % interval, and the poster's."),
     False: (
         "Secondary contrasts",
-        "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector.",
+        "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector. One from 1,000 draws "
+        "of a bootstrap is 0.002 at the least, and is then multiplied by the number of contrasts.",
     ),
 }
 
@@ -38,20 +39,29 @@ def chip(word: str) -> str:
 
 def effect(row: Mapping[str, Any]) -> str:
     """The estimate with its interval and unit; what is not measured is a dash."""
-    if row["value"] is None:
-        return "–"
-    factor, form, unit = UNITS[row["unit"]]
     bounds = [row["ci_low"], row["ci_high"]]
-    interval = "" if None in bounds else f" [{', '.join(format(factor * b, form) for b in bounds)}]"
-    return f"{format(factor * row['value'], form)}{interval} {unit}".strip()
+    interval = "" if None in bounds else f" [{', '.join(_number(row, b) for b in bounds)}]"
+    return f"{_number(row, row['value'])}{interval} {UNITS[row['unit']][2] if row['value'] is not None else ''}".strip()
+
+
+def size(row: Mapping[str, Any]) -> str:
+    """The estimate alone, in a few characters."""
+    unit = {"points": "", "% of templates": " %", "times": " ×"}.get(UNITS[row["unit"]][2], f" {UNITS[row['unit']][2]}")
+    return "" if row["value"] is None else f"{_number(row, row['value'])}{unit}".strip()
 
 
 def printed(row: Mapping[str, Any]) -> str:
     """The poster's effect in the same unit; what it does not print is a dash."""
-    if row["poster"] is None or row["claim"] == "C7":
+    return "–" if row["claim"] == "C7" else _number(row, row["poster"])
+
+
+def _number(row: Mapping[str, Any], value: float | None) -> str:
+    """A value in the row's unit; nought has no sign."""
+    if value is None:
         return "–"
     factor, form, _ = UNITS[row["unit"]]
-    return format(factor * row["poster"], form)
+    shown = format(factor * value, form)
+    return shown if float(shown) else shown.lstrip("+-")
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
@@ -83,6 +93,7 @@ def verdict_table(
                 "claim": row["claim"],
                 "step": row["step"] + _outcome(row),
                 "reading": row["reading"],
+                "images": row["dataset"],
                 "detector": detector_name(row["detector"]),
                 **({"verdict": chip(row["word"])} if primary else {"p (Holm)": p}),
                 "effect": effect(row),
@@ -95,18 +106,22 @@ def verdict_table(
     return pd.DataFrame(shown)
 
 
-def verdict_tables(claims: Sequence[str], *, dataset: str = "") -> Callable[[Page], list[Table]]:
+def verdict_tables(
+    claims: Sequence[str], *, dataset: str = "", kinds: Sequence[bool] = (True, False)
+) -> Callable[[Page], list[Table]]:
     """For a chapter: the verdicts on some claims as committed, and the secondary contrasts, folded.
 
     Args:
         claims: "C1" ... "C8".
         dataset: only contrasts of a dataset that begins so.
+        kinds: True for the primary contrasts, False for the secondary ones.
     """
 
     def tables(page: Page) -> list[Table]:
         judged = committed("verdicts")
         made = []
-        for primary, (fold, caption) in KINDS.items():
+        for primary in kinds:
+            fold, caption = KINDS[primary]
             rows = verdict_table(judged["rows"], claims, primary=primary, dataset=dataset)
             made += [] if rows.empty else [Table(rows, caption, fold=fold, sources=(judged,))]
         return made

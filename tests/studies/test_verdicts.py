@@ -11,7 +11,7 @@ from lipcore.chapters.paper import claims
 from lipcore.report import verdict_table as shown
 from lipcore.report.claims import CLAIMS, claim_table
 from lipcore.report.style import DETECTORS, detector_name
-from lipcore.report.verdict_table import chip, effect, verdict_table
+from lipcore.report.verdict_table import chip, effect, size, verdict_table
 from lipcore.results import read_results
 from lipcore.studies.verdicts import receptive
 
@@ -68,7 +68,7 @@ class TestClaimTable:
         rows = read_results(root / "results" / "full" / "verdicts.json")["rows"]
         for row in rows:
             if row["primary"] and row["detector"] in DETECTORS:
-                assert f'title="{effect(row)}, n {row["n"]}">{detector_name(row["detector"])}<' in first
+                assert f'title="{effect(row)}, n {row["n"]}">{detector_name(row["detector"])} {size(row)}<' in first
         for row in rows:
             if row["primary"]:
                 assert any(effect(row) in table for table in every)
@@ -87,6 +87,10 @@ class TestVerdictTable:
     )
     def test_units(self, unit: str, value: float | None, text: str) -> None:
         assert effect(verdict_row(unit=unit, value=value, ci_low=None, ci_high=None)) == text
+
+    def test_nought_has_no_sign(self) -> None:
+        row = verdict_row(value=-0.0002, ci_low=-0.0004, ci_high=0.0001)
+        assert (effect(row), size(row)) == ("0.0 [0.0, 0.0] points", "0.0")
 
     def test_secondary_contrasts_have_no_chip(self) -> None:
         rows = [verdict_row(primary=False, word=None), verdict_row()]
