@@ -26,8 +26,8 @@ KINDS = {
     True: (None, "Primary contrasts: effect with its 95 % interval, and the poster's."),
     False: (
         "Secondary contrasts",
-        "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector. One from 1,000 draws "
-        "of a bootstrap is 0.002 at the least, and is then multiplied by the number of contrasts.",
+        "All other contrasts; p-values are adjusted by Holm's method within a claim and a detector. One from 1,000 "
+        "draws of a bootstrap is 0.002 at the least, and is then multiplied by the number of contrasts.",
     ),
 }
 
