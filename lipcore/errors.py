@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -57,3 +58,17 @@ def short(said: object, limit: int = 200) -> str:
     lines = str(said).strip().splitlines()
     line = lines[0] if lines else type(said).__name__
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What to say of an error, torch's and NumPy's too, that means there was no memory left; None for any other."""
+    text = str(error)
+    torch_said = isinstance(error, RuntimeError) and re.search(r"can't allocate memory|not enough memory", text)
+    if not (isinstance(error, MemoryError) or torch_said or type(error).__name__ == "OutOfMemoryError"):
+        return None
+    needed = ""
+    if found := re.search(r"tried to allocate (\d+) bytes", text):
+        needed = f" ({int(found[1]) / 1e9:.1f} GB more were needed)"
+    elif found := re.search(r"[Tt]ried to allocate ([\d.]+ [KMGT]i?B)|Unable to allocate ([\d.]+ [KMGT]i?B)", text):
+        needed = f" ({found[1] or found[2]} more were needed)"
+    return f"out of memory{needed}: take a smaller image, or end what else runs"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -51,11 +53,11 @@ def make(weights: str | None = None) -> Toy:
     return Toy()
 
 
-def unsure(weights: str | None = None) -> Toy:
-    """The toy, no longer so sure of a bright square that little noise changes nothing."""
+def unsure(weights: str | Path | None = None) -> Toy:
+    """The toy, no longer so sure of a bright square that little noise changes nothing; the weights are its bias."""
     toy = Toy()
     with torch.no_grad():
-        toy.conv2.bias.fill_(-7.7)
+        toy.conv2.bias.fill_(-7.7 if weights is None else float(Path(weights).read_text()))
     return toy
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from pathlib import Path
 from typing import TextIO
 
 import typer
 
-from lipcore.errors import LipcoreError, LipcoreWarning, short
+from lipcore.errors import LipcoreError, LipcoreWarning, out_of_memory, short
 
 #: What is a matter of the user's files or machine wherever it comes from. Other errors that no check has turned into a
 #: :class:`LipcoreError` are bugs, and shown as such.
@@ -50,8 +49,8 @@ class told:
         """What is told of an error; None where it is no user's."""
         if isinstance(error, LipcoreError):
             return str(error)
-        if (needed := _memory_asked(error)) is not None:
-            return self._named(f"out of memory{needed}: take a smaller image, or end what else runs")
+        if (said := out_of_memory(error)) is not None:
+            return self._named(said)
         if isinstance(error, BrokenPipeError):
             return None  # whoever read the output has left; click ends quietly
         if isinstance(error, OSError) and error.filename is not None:
@@ -77,15 +76,3 @@ class told:
         elif str(message) not in self.said:
             self.said.add(str(message))
             typer.echo(f"lipcore: note: {message}", err=True)
-
-
-def _memory_asked(error: BaseException) -> str | None:
-    """How much memory was asked for when there was none left, in words; None for any other error."""
-    text = str(error)
-    torch_said = isinstance(error, RuntimeError) and re.search(r"can't allocate memory|not enough memory", text)
-    if not (isinstance(error, MemoryError) or torch_said or type(error).__name__ == "OutOfMemoryError"):
-        return None
-    if found := re.search(r"tried to allocate (\d+) bytes", text):
-        return f" ({int(found[1]) / 1e9:.1f} GB more were needed)"
-    found = re.search(r"[Tt]ried to allocate ([\d.]+ [KMGT]i?B)|Unable to allocate ([\d.]+ [KMGT]i?B)", text)
-    return f" ({found[1] or found[2]} more were needed)" if found else ""

@@ -11,12 +11,12 @@ import typer
 
 from lipcore.cli.errors import told
 from lipcore.cli.options import Device
-from lipcore.errors import LipcoreError, OptionError
+from lipcore.errors import LipcoreError
 from lipcore.names import FACE_DETECTORS, PERTURBATIONS, REGISTRY
 
 if TYPE_CHECKING:
     from lipcore.attacks.hiding import Hiding
-    from lipcore.photo.batch import Task
+    from lipcore.photo.batch import Loading, Task
     from lipcore.photo.hide import Outcome
 
 #: What a written photograph does not carry on.
@@ -109,7 +109,7 @@ def attack(
     What is printed was measured on the written file, read again. A photograph that fails is named and the others are
     done; a run that was stopped goes on where it was.
     """
-    from lipcore.photo.batch import plan
+    from lipcore.photo.batch import Loading, plan
     from lipcore.photo.report import check_report, write_report
 
     with told(*photos[:1]):
@@ -118,11 +118,12 @@ def attack(
         if report is not None:
             check_report(report)
         names = tuple(dict.fromkeys(name.strip() for name in detector.split(",")))
-        done = _run(tasks, hiding, names, weights_file, device, overwrite, jobs, as_json)
+        loading = Loading(names, weights_file, device)
+        done = _run(tasks, hiding, loading, overwrite, jobs, as_json)
         if len(tasks) == 1 and done[0].message:
             raise LipcoreError(done[0].message)
         if report is not None:
-            write_report(report, done, hiding, device)
+            write_report(report, done, hiding, loading)
             typer.echo(f"report in {report}", err=as_json)
     if not as_json and len(tasks) > 1:
         typer.echo(_summed(done))
@@ -149,22 +150,13 @@ def _hiding(method: str, epsilon: float | None, until_hidden: bool, update: str,
 
 
 def _run(
-    tasks: list[Task],
-    hiding: Hiding,
-    names: tuple[str, ...],
-    weights_file: Path | None,
-    device: str,
-    overwrite: bool,
-    jobs: int,
-    as_json: bool,
+    tasks: list[Task], hiding: Hiding, loading: Loading, overwrite: bool, jobs: int, as_json: bool
 ) -> list[Outcome]:
     """Does the work under one bar; says what became of each photograph as it is done."""
     from tqdm import tqdm
 
-    from lipcore.photo.batch import Loading, run
+    from lipcore.photo.batch import run
 
-    if weights_file is not None and len(names) > 1:
-        raise OptionError("--weights is of one detector; name one with --detector")
     single = len(tasks) == 1
     done: list[Outcome] = []
     with tqdm(total=hiding.steps if single else len(tasks), unit="step" if single else "photo", disable=None) as bar:
@@ -175,7 +167,6 @@ def _run(
             else:
                 bar.set_postfix_str(f"step {steps} of at most {hiding.steps}")
 
-        loading = Loading(names, weights_file, device)
         for outcome in run(tasks, hiding, loading, overwrite=overwrite, jobs=jobs, on_step=advance):
             done.append(outcome)
             if not single:
@@ -194,7 +185,8 @@ def _tell(outcome: Outcome, hiding: Hiding, single: bool) -> None:
         typer.echo(f"{outcome.output} is there already and was kept; --overwrite makes it anew")
         return
     if outcome.message:
-        typer.echo(f"lipcore: {outcome.message}", err=True)
+        named = "" if outcome.photo in outcome.message else f"{outcome.photo}: "
+        typer.echo(f"lipcore: {named}{outcome.message}", err=True)
         return
     counts = [f"{n} {s.before} -> {len(s.after)}" for n, s in outcome.seen.items()]
     if not single:

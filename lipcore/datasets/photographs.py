@@ -12,12 +12,10 @@ from skimage import data
 from torch import Tensor
 
 from lipcore.errors import DataError
-from lipcore.images import load_image
+from lipcore.images import load_image, photo_endings
 
 #: Photographs without a face, used as backgrounds; each ships with scikit-image under a licence that lets it be shown.
 BACKGROUNDS = ("coffee", "chelsea", "rocket", "brick", "gravel", "hubble_deep_field")
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 
 
 def astronaut() -> Tensor:
@@ -45,12 +43,12 @@ def photo_paths(folder: str | Path) -> list[Path]:
     Raises:
         DataError: no such folder, or no photograph in it.
     """
-    folder = Path(folder)
+    folder, endings = Path(folder), photo_endings()
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; give one that holds photographs ({', '.join(SUFFIXES)})")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+        raise DataError(f"{folder} is not a folder; give one that holds photographs")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in endings)
     if not paths:
-        raise DataError(f"{folder} holds no photograph; valid are files ending in {', '.join(SUFFIXES)}")
+        raise DataError(f"{folder} holds no photograph; valid are files ending in {', '.join(sorted(endings))}")
     return paths
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lipcore.attacks.hiding import Hiding
 from lipcore.detectors import Detector, load_detector
-from lipcore.errors import ImageError, LipcoreError, NoFaceFound
+from lipcore.errors import ImageError, LipcoreError, NoFaceFound, OptionError, out_of_memory
 from lipcore.images import LOSSLESS, check_output, photo_endings
 from lipcore.photo.hide import Outcome, hide
 from lipcore.studies.base.workers import in_processes
@@ -28,6 +28,10 @@ class Loading:
     names: tuple[str, ...]
     weights: Path | None = None
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and len(self.names) > 1:
+            raise OptionError("--weights is of one detector; name one with --detector")
 
     def load(self) -> dict[str, Detector]:
         """The detectors by name."""
@@ -57,7 +61,7 @@ def plan(photos: Sequence[Path], output: Path) -> list[Task]:
             raise ImageError(f"{output} is the photograph itself; give another name for the result")
         check_output(output)
         return [Task(photos[0], output)]
-    if output.is_file() or (output.suffix in LOSSLESS and not output.is_dir()):
+    if output.is_file() or (output.suffix.lower() in LOSSLESS and not output.is_dir()):
         raise ImageError(f"{output} is a file, and several photographs need a folder: -o FOLDER/")
     found = [pair for photo in photos for pair in _walked(photo, output)]
     if not found:
@@ -142,8 +146,12 @@ def attempt(
         return hide(task.photo, task.output, hiding, detectors, on_step)
     except NoFaceFound as error:
         return Outcome(str(task.photo), status="no face", message=str(error))
-    except (LipcoreError, OSError, MemoryError) as error:
-        return Outcome(str(task.photo), message=str(error) or "not enough memory")
+    except (LipcoreError, OSError, FloatingPointError) as error:
+        return Outcome(str(task.photo), message=str(error))
+    except (MemoryError, RuntimeError) as error:
+        if (said := out_of_memory(error)) is None:
+            raise
+        return Outcome(str(task.photo), message=said)
 
 
 _WORKER: list[tuple[Hiding, dict[str, Detector]]] = []

@@ -19,6 +19,8 @@ from lipcore.detectors.weights import locate
 from lipcore.errors import ImageError
 from lipcore.images import load_image
 from lipcore.names import FACE_DETECTORS
+from lipcore.paths import replacing
+from lipcore.photo.batch import Loading
 from lipcore.photo.hide import Outcome
 from lipcore.report.style import detector_name, method_name
 from lipcore.treatments import TREATMENTS
@@ -50,43 +52,42 @@ def check_report(path: Path) -> None:
         raise ImageError(f"cannot write {path}: it is a folder, or its folder is not there; make that first")
 
 
-def write_report(path: Path, outcomes: Sequence[Outcome], hiding: Hiding, device: str = "cpu") -> Path:
+def write_report(path: Path, outcomes: Sequence[Outcome], hiding: Hiding, loading: Loading) -> Path:
     """Writes the page, whole or not at all.
 
     Args:
         path: of the page.
         outcomes: what became of the photographs; those without a written file are named.
         hiding: how they were attacked.
-        device: where the detectors look.
+        loading: the detectors attacked; those of the book that are at hand are looked at beside them.
     """
-    attacked = {name for outcome in outcomes for name in outcome.seen}
-    names = dict.fromkeys([*attacked, *(n for n in FACE_DETECTORS if locate(n) is not None)])
-    detectors = {name: load_detector(name, device=device) for name in names}
-    parts = "\n".join(_section(outcome, detectors, attacked, hiding) for outcome in outcomes)
+    others = [name for name in FACE_DETECTORS if name not in loading.names and locate(name) is not None]
+    detectors = loading.load() | {name: load_detector(name, device=loading.device) for name in others}
+    parts = "\n".join(_section(outcome, detectors, loading.names, hiding) for outcome in outcomes)
     limits = "".join(f"<li>{escape(limit)}</li>" for limit in LIMITS)
     title = f"{len(outcomes)} photograph{'' if len(outcomes) == 1 else 's'}, faces hidden"
     page = (
         PAGE.replace("{title}", title)
-        .replace("{attacked}", escape(", ".join(map(detector_name, sorted(attacked))) or "no detector"))
+        .replace("{attacked}", escape(", ".join(map(detector_name, loading.names))))
         .replace("{sections}", parts)
         .replace("{limits}", limits)
     )
-    part = path.with_name(path.name + ".part")
     try:
-        part.write_text(page, encoding="utf8")
-        part.replace(path)
+        with replacing(path) as file:
+            file.write(page.encode())
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise ImageError(f"cannot write {path}: {error}") from error
     return path
 
 
-def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[str], hiding: Hiding) -> str:
+def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: Sequence[str], hiding: Hiding) -> str:
     """One photograph's part of the page."""
     name = escape(Path(outcome.photo).name)
     if not outcome.output or not Path(outcome.output).is_file():
         return f"<section><h2>{name}</h2><p>Nothing was written: {escape(outcome.message)}</p></section>"
     clean, saved = load_image(outcome.photo).pixels, load_image(outcome.output).pixels
+    if clean.shape != saved.shape:
+        return f"<section><h2>{name}</h2><p>The file that was kept is not of this photograph's size.</p></section>"
     rows, boxes, threshold = [], {}, hiding.matching.tau_attack
     for detector, model in detectors.items():
         if min(clean.shape[2:]) < model.min_side:
@@ -101,6 +102,8 @@ def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[
         rows.append(f"<tr{kind}>{head}<td>{len(before)}</td>{cells}</tr>")
     shown = next((d for d in boxes if d in attacked), next(iter(boxes)))
     before, after_none = boxes[shown]
+    method = method_name(getattr(hiding.perturbation, "name", str(hiding.perturbation)))
+    made = f"{method} at epsilon {outcome.epsilon:g}, {outcome.steps} steps"
     size = f"{clean.shape[3]} x {clean.shape[2]} px"
     change = (saved - clean).abs()
     return SECTION.format(
@@ -113,9 +116,7 @@ def _section(outcome: Outcome, detectors: Mapping[str, Detector], attacked: set[
         n_before=len(before),
         n_after=len(after_none),
         shown=escape(detector_name(shown)),
-        perturbation=escape(method_name(getattr(hiding.perturbation, "name", str(hiding.perturbation)))),
-        epsilon=f"{outcome.epsilon:g}",
-        steps=outcome.steps,
+        made=escape("Written by an earlier run" if outcome.status == "kept" else made),
         ratio=f"{clean.shape[3] / clean.shape[2]:.4f}",
         rows="".join(rows),
         largest=f"{float(change.max()):g}",
@@ -157,7 +158,7 @@ SECTION = """<section>
 <label class="slide"><input type="range" min="0" max="100" value="50" aria-label="Where the line between the photograph
 before and after is"><span>before, left of the line</span><span>after, right of it</span></label>
 </div>
-<p class="small">{perturbation} at epsilon {epsilon}, {steps} steps: the largest change of a value is {largest} of 255;
+<p class="small">{made}: the largest change of a value is {largest} of 255;
 {touched} of the pixels are touched{psnr}.</p>
 <div class="wide"><table><caption>Faces found on the photograph ({size}) and on the written file: as it is, as a JPEG of
 quality 75, and shrunk to half its size and back.</caption>

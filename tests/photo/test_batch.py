@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import toys
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -85,7 +87,7 @@ class TestPlan:
     @pytest.mark.parametrize(
         ("photos", "output", "message"),
         [
-            (["a.jpg", "b.jpg"], "out.png", "several photographs need a folder"),
+            (["a.jpg", "b.jpg"], "out.PNG", "several photographs need a folder"),
             (["x/a.jpg", "y/a.jpg"], "out", "2 photographs would be written to .*a.jpg.png"),
             (["a.png", "b.png"], ".", "would replace a photograph"),
             (["empty"], "out", "no photograph in"),
@@ -121,6 +123,43 @@ class TestRun:
             assert len(model.detect(saved)[0]) == 0
             assert done[name].seen["toys:unsure"].before == 4
             assert float((saved - load_image(done[name].photo).pixels).abs().max()) <= done[name].epsilon
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (FloatingPointError("the gradient of toy is not finite"), "not finite"),
+            (
+                RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+                "out of memory",
+            ),
+            (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), "2.00 GiB more were needed"),
+            (MemoryError(), "out of memory"),
+        ],
+    )
+    def test_whatever_one_photograph_leads_to_the_rest_is_done(
+        self, album: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    ) -> None:
+        real = batch.hide
+
+        def failing(photo: Path, *rest: Any) -> Any:
+            if photo.name == "one.png":
+                raise error
+            return real(photo, *rest)
+
+        monkeypatch.setattr(batch, "hide", failing)
+        result = attack(album / "one.png", album / "trip", "-o", album.parent / "out")
+        assert result.exit_code == 1
+        assert f"lipcore: {album / 'one.png'}: " in result.stderr
+        assert said in result.stderr
+        assert result.stdout.splitlines()[-1] == "2 photographs: 1 without a face found any more; 1 failed"
+
+    def test_a_bug_is_shown(self, album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("sizes differ")
+
+        monkeypatch.setattr(batch, "hide", broken)
+        with pytest.raises(RuntimeError, match="sizes differ"):
+            list(run(plan([album], album.parent / "out"), HIDING, UNSURE))
 
     def test_what_is_there_is_kept(self, album: Path) -> None:
         tasks = plan([album / "one.png", album / "trip"], album.parent / "out")

@@ -17,6 +17,7 @@ from lipcore.detectors import load_detector
 from lipcore.errors import ImageError
 from lipcore.images import load_image
 from lipcore.photo import report
+from lipcore.photo.batch import Loading
 from lipcore.photo.report import check_report, write_report
 
 
@@ -26,18 +27,22 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "FACE_DETECTORS", ("pnet",))
 
 
+def attacked(folder: Path, *options: object) -> str:
+    """The page of all photographs in the folder."""
+    own = ["-o", folder / "out", "--detector", "toys:unsure", "--method", "imp-i", "--report", folder / "r.html"]
+    result = CliRunner().invoke(app, [str(a) for a in ("attack", folder, *own, *options)])
+    assert result.exit_code == 0, result.output
+    assert f"report in {folder / 'r.html'}" in result.stdout
+    return (folder / "r.html").read_text()
+
+
 @pytest.fixture
 def page(tmp_path: Path) -> str:
-    """Of two photographs, the second without a face."""
+    """Of two photographs, the first without a face."""
     for name, corners in (("one & only", toys.FAR), ("empty", [])):
         image = toys.bright(corners)[0].permute(1, 2, 0).byte().numpy()
         Image.fromarray(image).save(tmp_path / f"{name}.png")
-    arguments = ["attack", tmp_path / "one & only.png", tmp_path / "empty.png", "-o", tmp_path / "out"]
-    options = ["--detector", "toys:unsure", "--method", "imp-i", "--report", tmp_path / "r.html"]
-    result = CliRunner().invoke(app, [str(a) for a in (*arguments, *options)])
-    assert result.exit_code == 0, result.output
-    assert f"report in {tmp_path / 'r.html'}" in result.stdout
-    return (tmp_path / "r.html").read_text()
+    return attacked(tmp_path)
 
 
 def test_it_stands_alone(page: str) -> None:
@@ -78,6 +83,26 @@ def test_what_was_measured(page: str, tmp_path: Path) -> None:
     assert page.count("<rect") == 4
 
 
+def test_what_an_earlier_run_wrote(page: str, tmp_path: Path) -> None:
+    """Its epsilon and steps are not known any more; from whom the faces were to be hidden is."""
+    assert "at epsilon" in page
+    kept = attacked(tmp_path)
+    assert "Written by an earlier run: the largest change" in kept
+    assert "at epsilon" not in kept
+    assert "The faces were hidden from: toys:unsure." in kept
+    assert "toys:unsure (attacked)" in kept
+    Image.new("RGB", (9, 9)).save(tmp_path / "out" / "one & only.png")
+    assert "not of this photograph's size" in attacked(tmp_path)
+
+
+def test_the_weights_given_are_those_that_count(page: str, tmp_path: Path) -> None:
+    """With that bias the toy finds nothing anywhere."""
+    (tmp_path / "bias.txt").write_text("-99")
+    row = r'<th scope="row">toys:unsure \(attacked\)</th><td>(\d+)</td>'
+    assert re.findall(row, page) == ["4"]
+    assert re.findall(row, attacked(tmp_path, "--weights", tmp_path / "bias.txt")) == ["0"]
+
+
 def test_names_are_text_and_what_failed_is_said(page: str) -> None:
     assert "<h2>one &amp; only.png</h2>" in page
     assert "Nothing was written: toys:unsure finds no face" in page or "Nothing was written: toy finds no face" in page
@@ -90,10 +115,10 @@ def test_refuses_a_name_before_the_work(tmp_path: Path, name: str) -> None:
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(ImageError, match="No space left"):
-        write_report(tmp_path / "r.html", [], report.Hiding())
+        write_report(tmp_path / "r.html", [], report.Hiding(), Loading(("toys:unsure",)))
     assert not list(tmp_path.iterdir())
