@@ -35,10 +35,13 @@ from lipcore.metrics.intervals import bootstrap_weights
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 Kind = Literal["discrete", "continuous"]
 
 KINDS: tuple[Kind, ...] = ("discrete", "continuous")
 IOU = 0.5
+#: Draws are counted in parts of so many numbers, to bound the memory.
+CHUNK = 4_000_000
 #: Images of the complete set.
 N_IMAGES = 2845
 
@@ -87,13 +90,14 @@ class FddbResult:
         draws = np.atleast_2d(np.asarray(weights, dtype=np.float64))
         if draws.shape[1] != self.n_images:
             raise ValueError(f"weights have shape {draws.shape}; valid is (D, {self.n_images})")
-        return np.array([self._rate(draw, false_positives, kind) for draw in draws])
-
-    def _rate(self, draw: Floats, false_positives: float, kind: Kind) -> float:
-        _, discrete, continuous, fp = _accumulate(self.events, draw)
-        reached = (discrete if kind == "discrete" else continuous)[fp <= false_positives]
-        faces = float(draw @ self.faces)
-        return float(reached.max(initial=0.0) / faces) if faces else math.nan
+        rates = []
+        for part in np.array_split(draws, -(-draws.shape[0] * max(1, len(self.events)) // CHUNK)):
+            found, fp = _accumulate(self.events, part, (KINDS.index(kind), -1))
+            reached = np.where(fp <= false_positives, found, 0.0)
+            faces = part @ self.faces
+            with np.errstate(invalid="ignore"):
+                rates.append(reached.max(axis=1, initial=0.0) / faces)
+        return np.concatenate(rates)
 
 
 def evaluate_fddb(predictions: Mapping[str, ArrayLike], images: Sequence[FddbImage]) -> FddbResult:
@@ -135,9 +139,9 @@ def evaluate_overlaps(images: Mapping[str, tuple[Floats, Floats]]) -> FddbResult
     table = table[np.argsort(-table[:, 1], kind="stable")]
     faces = np.array([len(ious) for ious, _ in images.values()], dtype=np.int64)
     n_faces = int(faces.sum())
-    thresholds, discrete, continuous, fp = _accumulate(table, np.ones(len(images)))
+    discrete, continuous, fp = _accumulate(table, np.ones(len(images)), (0, 1, -1))
     return FddbResult(
-        thresholds=thresholds,
+        thresholds=table[_last(table), 1],
         false_positives=fp,
         discrete=discrete / max(n_faces, 1),
         continuous=continuous / max(n_faces, 1),
@@ -347,14 +351,19 @@ def _image_events(ious: Floats, scores: Floats) -> Floats:
     return np.hstack((levels[:, None], np.diff(counts, axis=0)))
 
 
-def _accumulate(events: Floats, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Distinct scores, and the weighted counts down to each: discrete, continuous, false positives."""
-    if not len(events):
-        return np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0)
+def _accumulate(events: Floats, weights: Floats, which: Sequence[int]) -> list[Floats]:
+    """The weighted counts down to each distinct score: 0 discrete, 1 continuous, -1 false positives.
+
+    ``weights`` is (n_images,) or (D, n_images), the counts are (T,) or (D, T).
+    """
+    own = weights[..., events[:, 0].astype(np.int64)]
+    return [(own * events[:, 2:][:, i]).cumsum(axis=-1)[..., _last(events)] for i in which]
+
+
+def _last(events: Floats) -> Flags:
+    """Which events are the last of their score."""
     scores = events[:, 1]
-    last = np.append(scores[1:] != scores[:-1], True)
-    counts = (events[:, 2:] * weights[events[:, 0].astype(np.int64)][:, None]).cumsum(axis=0)[last]
-    return scores[last], counts[:, 0], counts[:, 1], counts[:, 2]
+    return np.append(scores[1:] != scores[:-1], np.ones(min(len(scores), 1), dtype=np.bool_))
 
 
 def _corners(boxes: Floats, size: tuple[int, int]) -> tuple[Ints, Ints, Ints, Ints]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from lipcore.images import quantise
 from lipcore.metrics.wider_boxes import iou_plus_one
 from lipcore.results import read_results
 from lipcore.studies.base.records import Records
-from lipcore.studies.base.stored_detections import pack, rounded, unpack
+from lipcore.studies.base.stored_detections import _b85decode, pack, rounded, unpack
 from lipcore.studies.base.study import Infos, Record, Run, Unit
 from lipcore.studies.benchmarks import attack_runs, wider_attack
 from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Config, Part, Settings, attack_image, ordered
@@ -140,6 +141,11 @@ class TestPacking:
         assert unpack(pack([[1.0, 2, 3, 4, -1.5, -1]])).tolist() == [[1, 2, 3, 4, -1.5, -1]]
         assert pack(np.zeros((0, 6))) == ""
         assert unpack("").shape == (0, 6)
+
+    def test_base_85_is_read_as_python_reads_it(self) -> None:
+        for length in range(30):
+            content = np.random.default_rng(length).bytes(length)
+            assert _b85decode(base64.b85encode(content).decode()) == content
 
     def test_a_damaged_string_is_told(self) -> None:
         text = pack(np.ones((9, 6)))
