@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
 import shutil
 import subprocess
@@ -108,10 +109,23 @@ def test_runs_once_and_then_only_what_changed(toy: Toy) -> None:
         ("images=lipcore/py.typed", "is not a folder"),
     ],
 )
-def test_wrong_parameters_are_refused_before_anything_runs(toy: Toy, argument: str, message: str) -> None:
-    done = toy.doit("notebook", argument)
+def test_wrong_parameters_are_told(monkeypatch: pytest.MonkeyPatch, root: Path, argument: str, message: str) -> None:
+    monkeypatch.syspath_prepend(root)
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(multiprocessing, "set_start_method", lambda *_, **__: None)  # the suite keeps its own
+    import dodo
+
+    name, _, value = argument.partition("=")
+    monkeypatch.setattr(dodo.doit_cmd, "_CMDLINE_VARS", {name: value})
+    with pytest.raises(dodo.InvalidDodoFile) as error:
+        dodo.requested.__wrapped__()
+    assert message in str(error.value)
+
+
+def test_wrong_parameters_are_refused_before_anything_runs(toy: Toy) -> None:
+    done = toy.doit("notebook", "profile=quik")
     assert done.returncode != 0
-    assert message in done.stderr
+    assert "unknown profile 'quik'; valid: quick, full" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (toy.folder / "_build" / "executed").exists()
 
@@ -224,9 +238,10 @@ def test_the_readers_own_settings_change_nothing(toy: Toy, tmp_path: Path) -> No
     toy.write(
         "toy", notebook(v4.new_markdown_cell("# Toy"), v4.new_code_cell(look), v4.new_code_cell(WRITE), results=["toy"])
     )
-    toy.passes()
-    assert "settings: False False" in toy.page("toy")
-    assert str(tmp_path) not in toy.page("toy")
+    toy.passes("notebook")
+    executed = (toy.folder / "_build/executed/quick/toy.ipynb").read_text()
+    assert "settings: False False" in executed
+    assert str(tmp_path) not in executed
 
 
 def test_a_cell_that_never_ends_is_stopped(toy: Toy) -> None:
@@ -235,7 +250,7 @@ def test_a_cell_that_never_ends_is_stopped(toy: Toy) -> None:
     toy.write(
         "toy", notebook(v4.new_markdown_cell("# Toy"), v4.new_code_cell("while True:\n    pass"), results=["toy"])
     )
-    done = toy.doit()
+    done = toy.doit("notebook")
     assert done.returncode != 0
     assert re.search("toy.ipynb could not be run: CellTimeoutError", done.stdout + done.stderr)
 
@@ -251,7 +266,7 @@ def test_no_two_builds_meet(toy: Toy) -> None:
             cwd=toy.folder, env=toy.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         with pytest.raises(subprocess.TimeoutExpired):
-            waiting.wait(10)
+            waiting.wait(5)
         assert not (toy.folder / "_build/stage").exists()
     assert waiting.communicate(timeout=300)[0].count("built in") == 1
     assert (toy.folder / "_build/html/index.html").is_file()

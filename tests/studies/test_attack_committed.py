@@ -60,9 +60,7 @@ def strength(row: dict[str, Any]) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("experiment", TABLES)
-def test_a_committed_table_follows_from_its_records(
-    root: Path, tmp_path: Path, experiment: str, whole: bool
-) -> None:
+def test_a_committed_table_follows_from_its_records(root: Path, tmp_path: Path, experiment: str, whole: bool) -> None:
     """Every row and every scalar, without images and detectors; or those of two strengths, others for other records."""
     path = root / "results" / "full" / f"{experiment}.json"
     if not path.is_file():
