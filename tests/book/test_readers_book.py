@@ -15,7 +15,7 @@ from lipcore.datasets.synthetic import Grid
 
 #: Of what the book measures, what is about the reader's detector; HR-mini's own evaluation, for one, is not.
 EXPERIMENTS = {"interference", "receptive_fields", "noise", "assumptions"}
-#: The notebooks that are run: those that measure that, and page 1. The pages of a reader's book are the pipeline's test.
+#: The notebooks that are run: those that measure it, and page 1. The pages of such a book are the pipeline's test.
 NOTEBOOKS = (*sorted(EXPERIMENTS), "paper")
 
 

@@ -92,7 +92,7 @@ def test_a_committed_table_follows_from_its_records(root: Path, tmp_path: Path, 
 
 
 def test_the_matches_of_the_official_tool(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """300 records', from their boxes and the images' annotation: in the tool's integers, as ``official`` amends them."""
+    """Of 300 records, from boxes and annotation: in the tool's integers, as ``official`` amends them."""
     records = committed(root, "wider_attack", tmp_path)
     records = random.Random(len(records)).sample(records, 300)
     items = at_hand("wider", root, monkeypatch)
