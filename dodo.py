@@ -12,7 +12,7 @@ A notebook says what it makes and needs in its metadata, by experiment name (``x
 - A notebook runs again when it, what it uses of lipcore, ``data/``, the results it reads, or your photographs or
   detector file changed.
 - It gets ``profile``, and ``detector`` and ``images`` where you give them; paths are relative to this folder. Where to
-  write its results stands in the environment as LIPCORE_RESULTS: ``results/<profile>``, or a folder of its own under
+  write its results stands in the environment as LIPCORE_RUN: ``results/<profile>``, or a folder of its own under
   ``results/custom`` for a detector or photographs of yours, which never touches the project's own results.
 - Of the quick profile two notebooks run at once where the system can fork, each on half of the cores, the longest
   first: they do little at a time, and threads that wait for one another take longer than one alone. Those of the full
@@ -334,7 +334,7 @@ def _execute(path: Path, run: Run) -> TaskFailed | None:
         return TaskFailed(f"{path} declares results that it did not write to {run.results}: {', '.join(missing)}")
     if touched := [str(other) for other, stamp in _stamps(path, run).items() if stamp != others[other]]:
         wrote = ", ".join(touched)
-        return TaskFailed(f"{path} must write to {run.results} only (see LIPCORE_RESULTS), but wrote {wrote}")
+        return TaskFailed(f"{path} must write to {run.results} only (see LIPCORE_RUN), but wrote {wrote}")
     _finish(report, target)
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
@@ -371,7 +371,7 @@ def _prepare_environment(run: Run) -> None:
         os.environ[name] = str(folder)
     for name in ("JUPYTER_CONFIG_PATH", "JUPYTER_PATH", "MATPLOTLIBRC", "PYTHONSTARTUP"):
         os.environ.pop(name, None)
-    os.environ["LIPCORE_RESULTS"] = run.results.as_posix()
+    os.environ["LIPCORE_RUN"] = run.results.as_posix()
     if run.profile == "quick" and AT_ONCE > 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // AT_ONCE)))
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
@@ -459,7 +459,7 @@ def _jupyter_book(run: Run, builder: str) -> TaskFailed | None:
     command += ["--config", "_config.yml", "--path-output", str(STAGE), "--builder", builder]
     command += ["--all", "-W", "--keep-going"]
     _prepare_environment(run)
-    environment = {**os.environ, "LIPCORE_RESULTS": run.results.as_posix(), "PYTHONUTF8": "1"}
+    environment = {**os.environ, "LIPCORE_RUN": run.results.as_posix(), "PYTHONUTF8": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf8", check=False)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     log.write_text(said, encoding="utf8")

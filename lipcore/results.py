@@ -21,7 +21,7 @@ import torch
 
 import lipcore
 from lipcore.errors import DataError, short
-from lipcore.paths import DATA, ROOT, replacing
+from lipcore.paths import DATA, IN_CHECKOUT, ROOT, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +165,7 @@ def write_results(
 
 
 def _keep_what_is_there(path: Path, document: Mapping[str, Any]) -> None:
-    """Refuses to replace the project's own result by one of other detectors or weights, or of fewer rows."""
+    """Refuses to replace the project's own result by one of other detectors, weights or images, or of fewer rows."""
     if not path.is_file():
         return
     before = read_results(path)
@@ -174,8 +174,10 @@ def _keep_what_is_there(path: Path, document: Mapping[str, Any]) -> None:
     )
     lost = sorted(name for name, weights in old.items() if new.get(name) != weights)
     rows, left = len(before["rows"]), len(document["rows"])
-    if lost or left < rows:
+    images, seen = (d["provenance"]["dataset"]["name"] for d in (before, document))
+    if lost or images != seen or left < rows:
         why = f"its rows of {', '.join(lost)} with the same weights" if lost else f"{rows - left} of its {rows} rows"
+        why = f"its rows of {images}" if images != seen else why
         raise DataError(
             f"{path} would lose {why}, and is left as it is. Set LIPCORE_RESULTS to a folder of your own for this "
             "result, or move the file away to replace it on purpose"
@@ -221,8 +223,9 @@ def detectors_of(document: Mapping[str, Any]) -> dict[str, DetectorInfo]:
 def results_path(experiment: str, profile: str, variant: str = "") -> Path:
     """Where an experiment writes its results, its records beside them.
 
-    In the folder LIPCORE_RESULTS names, else in ``results/<profile>``, or with a variant in one of its own under
-    ``results/custom``, so that what is not the project's never touches the project's.
+    In ``results/<profile>``, or with a variant in a folder of its own under ``results/custom``, so that what is not the
+    project's never touches the project's. LIPCORE_RESULTS names another folder than ``results``. All results of one
+    build are in the folder that LIPCORE_RUN names, which the pipeline sets.
 
     Args:
         experiment: its name.
@@ -230,7 +233,8 @@ def results_path(experiment: str, profile: str, variant: str = "") -> Path:
         variant: what is other than the project's own choice, such as a detector's name.
     """
     own = f"custom/{profile}-{re.sub(r'[^A-Za-z0-9_.+-]+', '-', variant)}" if variant else profile
-    return ROOT / (os.environ.get("LIPCORE_RESULTS") or f"results/{own}") / f"{experiment}.json"
+    folder = os.environ.get("LIPCORE_RUN") or f"{os.environ.get('LIPCORE_RESULTS') or 'results'}/{own}"
+    return ROOT / folder / f"{experiment}.json"
 
 
 def shown_and_own(own: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -293,6 +297,8 @@ def digest(value: Any) -> str:
 
 def git_commit() -> str:
     """The checkout's commit, with ``+`` behind it where lipcore has changed since; "" outside a checkout."""
+    if not IN_CHECKOUT:
+        return ""
     try:
         head = _git("rev-parse", "HEAD").strip()
         return head + ("+" if _git("status", "--porcelain", "--", "lipcore").strip() else "")

@@ -40,7 +40,8 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def clean_environment() -> dict[str, str]:
     """This process's environment without what a test run adds to it: for commands that a user would type."""
-    added = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROFILE", "DETECTOR", "IMAGES", "LIPCORE_RESULTS")
+    added = {"OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROFILE", "DETECTOR", "IMAGES"}
+    added |= {"LIPCORE_RESULTS", "LIPCORE_RUN"}
     return {k: v for k, v in os.environ.items() if k not in added and not k.startswith("PYTEST_")}
 
 

@@ -109,7 +109,11 @@ class TestFile:
         monkeypatch.setattr(results, "ROOT", tmp_path)
         path = write(tmp_path / "results" / "full" / "example.json", rows=[ROW] * 3)
         before = path.read_bytes()
-        for changes, lost in (({"rows": [ROW]}, "2 of its 3 rows"), ({"detectors": []}, "its rows of toy")):
+        for changes, lost in (
+            ({"rows": [ROW]}, "2 of its 3 rows"),
+            ({"detectors": []}, "its rows of toy"),
+            ({"dataset": Dataset("a reader's", "abc", 3, 9)}, "its rows of toys"),
+        ):
             with pytest.raises(DataError, match=rf"would lose {lost}.* LIPCORE_RESULTS .* on purpose"):
                 write(path, **({"rows": [ROW] * 3} | changes))
             assert path.read_bytes() == before
@@ -133,16 +137,20 @@ class TestFile:
         assert [p.name for p in tmp_path.iterdir()] == ["example.json"]
 
     def test_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("LIPCORE_RESULTS", raising=False)
-        assert results_path("example", "quick") == results.ROOT / "results" / "quick" / "example.json"
-        monkeypatch.setenv("LIPCORE_RESULTS", "results/custom/mine")
-        assert results_path("example", "quick") == results.ROOT / "results" / "custom" / "mine" / "example.json"
-        monkeypatch.setenv("LIPCORE_RESULTS", "/somewhere")
-        assert results_path("example", "quick") == Path("/somewhere/example.json")
-        assert results_path("example", "quick", "own.module:make") == Path("/somewhere/example.json")
-        monkeypatch.delenv("LIPCORE_RESULTS")
-        own = results.ROOT / "results" / "custom" / "full-own.module-make-+pnet" / "example.json"
-        assert results_path("example", "full", "own.module:make/+pnet") == own
+        """A folder of one's own has the same ones in it; only that of one build is the exact one."""
+        monkeypatch.delenv("LIPCORE_RUN", raising=False)
+        for given, top in ((None, "results"), ("mine", "mine"), ("/somewhere", "/somewhere")):
+            monkeypatch.delenv("LIPCORE_RESULTS", raising=False)
+            if given is not None:
+                monkeypatch.setenv("LIPCORE_RESULTS", given)
+            folder = results.ROOT / top
+            for profile in ("quick", "full"):
+                assert results_path("example", profile) == folder / profile / "example.json"
+            own = folder / "custom" / "full-own.module-make-+pnet" / "example.json"
+            assert results_path("example", "full", "own.module:make/+pnet") == own
+        monkeypatch.setenv("LIPCORE_RUN", "results/custom/mine")
+        for variant in ("", "own.module:make"):
+            assert results_path("example", "quick", variant) == results.ROOT / "results/custom/mine/example.json"
 
 
 class TestStandBy:
@@ -241,6 +249,12 @@ class TestPlain:
 def test_git_commit_names_the_checkout() -> None:
     commit = git_commit()
     assert commit == "" or len(commit.rstrip("+")) == 40
+
+
+def test_a_wheel_names_no_commit_of_the_folder_it_is_used_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "IN_CHECKOUT", False)
+    monkeypatch.setattr(results, "_git", lambda *_: "0123456789012345678901234567890123456789")
+    assert git_commit() == ""
 
 
 def test_stopwatch() -> None:

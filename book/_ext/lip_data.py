@@ -84,7 +84,7 @@ def controls(results: Path, own: Path) -> str:
 
 
 def _own() -> Path:
-    return ROOT / os.environ.get("LIPCORE_RESULTS", "results/quick")
+    return ROOT / os.environ.get("LIPCORE_RUN", "results/quick")
 
 
 def _fill(app: Sphinx, docname: str, source: list[str]) -> None:

@@ -15,7 +15,7 @@
 ``{{ full(...) }}``         one value of the full run's rows: ``{{ full("wider_attack", "asr", detector="hr-mini") }}``
 ==========================  =============================================================================
 
-The run of this build is the folder named by LIPCORE_RESULTS, ``results/quick`` by default. All numbers of an experiment
+The run of this build is the folder named by LIPCORE_RUN, ``results/quick`` by default. All numbers of an experiment
 are of one run: what that run has not, or as null, prints as "not measured". A name that no run of the experiment has is
 a warning, and so fails the strict build.
 Jinja filters work: ``{{ '%.2f' | format(interference_asr_imp) }}``.
@@ -182,7 +182,7 @@ def _pdf() -> str:
 
 
 def _add(app: Sphinx, config: Config) -> None:
-    own = ROOT / os.environ.get("LIPCORE_RESULTS", "results/quick")
+    own = ROOT / os.environ.get("LIPCORE_RUN", "results/quick")
     config.myst_substitutions = {
         "notebooks_table": notebooks_table(Path(app.srcdir)),
         "runs_table": runs_table([ROOT / "results" / "full", own]),

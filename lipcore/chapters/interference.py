@@ -13,7 +13,7 @@ from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame, results_path, shown_and_own
 from lipcore.studies.base.study import Run
 from lipcore.studies.better_lip.figures import decision_table
-from lipcore.studies.interference.config import POSTER_CELLS, config_for
+from lipcore.studies.interference.config import POSTER_CELLS, PROFILES
 from lipcore.studies.interference.figures import (
     cells_figure,
     distance_figure,
@@ -103,7 +103,7 @@ def distance(page: Page) -> Chart:
 def cells(page: Page) -> Photographs:
     """What the grids look like."""
     return Photographs(
-        cells_figure(config_for(page.profile, page.detector)),
+        cells_figure(PROFILES[page.profile](page.detector)),
         "The first image of each of the poster's five cells.",
         "The five grids of the poster: 1 face, 9 faces at 40, 160 and 240 px, and 64 faces at 40 px, on grey.",
         sources=(),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from lipcore.detectors import Detector, load_detector
+from lipcore.detectors import Detector
 from lipcore.report.page import Makes, Markup, Page, Photographs, Table, committed
 from lipcore.report.style import detector_name, in_order, method_name
 from lipcore.results import frame
+from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks.attack_figures import visible_rows
 from lipcore.studies.noise import crowd
 from lipcore.studies.noise.figures import noise_figure, visibility_table
-from lipcore.studies.noise.study import Shown, config_for, measure
+from lipcore.studies.noise.study import Noise, Shown
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class Attacked:
 
 def open_page(profile: str, detector: str, images: str = "") -> Page:
     """Attacks some photographs and opens the chapter."""
-    model = load_detector(detector)
-    path, shown = measure(profile, model, config_for(profile, images))
-    measured = Attacked(model, shown)
+    run = Run(profile=profile, detector=detector, data=Path(images) if images else None)
+    path, shown = Noise().shown(run)
+    measured = Attacked(run.load(detector), shown)
     return Page("noise", path, FIGURES, TABLES, profile=profile, detector=detector, images=images, measured=measured)
 
 

@@ -17,6 +17,7 @@ from lipcore.receptive_field import gradient_map
 from lipcore.report.page import Chart, Makes, NotMeasured, Page, Photographs, Table
 from lipcore.report.style import detector_name
 from lipcore.report.verdict_table import verdict_tables
+from lipcore.studies.base.study import Run
 from lipcore.studies.receptive_fields.figures import (
     erf_figure,
     erf_table,
@@ -25,12 +26,12 @@ from lipcore.studies.receptive_fields.figures import (
     overlap_figure,
     support_figure,
 )
-from lipcore.studies.receptive_fields.study import Fields, measure_fields, side_by_side
+from lipcore.studies.receptive_fields.study import Fields, ReceptiveFields
 
 
 def open_page(profile: str, detector: str, images: str = "") -> Page:
     """Measures the fields of the detector under study and of those beside it, and opens the chapter."""
-    path, fields = measure_fields(profile, side_by_side(detector))
+    path, fields = ReceptiveFields().fields(Run(profile=profile, detector=detector))
     return Page(
         "receptive_fields", path, FIGURES, TABLES, profile=profile, detector=detector, images=images, measured=fields
     )

@@ -17,12 +17,14 @@ Detector = Annotated[
     str, typer.Option(help="The detector under study, by name or package.module:factory; by default the study's own.")
 ]
 
+Weights = Annotated[Path | None, typer.Option(help="The detector's weights, if not those registered.")]
+
 
 def run(
     study: Name,
     profile: Profile = "quick",
     detector: Detector = "",
-    weights: Annotated[Path | None, typer.Option(help="The detector's weights, if not those registered.")] = None,
+    weights: Weights = None,
     device: Device = "cpu",
     data: Annotated[Path | None, typer.Option(help="The folder of the images, if not where LIPCORE_DATA says.")] = None,
     only: Annotated[
@@ -68,13 +70,14 @@ def run(
         typer.echo(f"{total:7.1f} min in all, with {jobs} process{'es' * (jobs > 1)}")
 
 
-def table(study: Name, profile: Profile = "full", detector: Detector = "") -> None:
+def table(study: Name, profile: Profile = "full", detector: Detector = "", weights: Weights = None) -> None:
     """Computes the table of STUDY again from its records; it needs no detector and no images."""
     from lipcore.studies.base.registry import load_study
     from lipcore.studies.base.study import Run
 
     with told():
-        typer.echo(f"written to {load_study(study).table(Run(profile=profile, detector=detector))}")
+        asked = Run(profile=profile, detector=detector, weights=weights)
+        typer.echo(f"written to {load_study(study).table(asked)}")
 
 
 def studies() -> None:

@@ -19,7 +19,7 @@ PARAMETERS = 'detector = "centerface"\nimages = ""\nprofile = "quick"'
 WRITE = """
 import json, os, pathlib
 import lipcore.boxes
-folder = pathlib.Path(os.environ["LIPCORE_RESULTS"])
+folder = pathlib.Path(os.environ["LIPCORE_RUN"])
 summary = {"value": 12.345, "detector": detector, "images": images}
 _ = (folder / "toy.json").write_text(json.dumps({"summary": summary}))
 print("sees", sorted(p.name for p in pathlib.Path(images).iterdir()) if images else "no photographs")
@@ -158,7 +158,7 @@ def test_a_failing_notebook_leaves_a_report_and_hides_no_other(toy: Toy) -> None
 
 
 def test_a_notebook_that_only_reads_comes_after_those_that_write(toy: Toy) -> None:
-    read = "import os, pathlib\nprint((pathlib.Path(os.environ['LIPCORE_RESULTS']) / 'toy.json').read_text())"
+    read = "import os, pathlib\nprint((pathlib.Path(os.environ['LIPCORE_RUN']) / 'toy.json').read_text())"
     toy.write("a_summary", notebook(v4.new_markdown_cell("# Summary"), v4.new_code_cell(read)))
     assert re.findall(r"(\w+)\.ipynb \(quick\) took", toy.passes("notebook")) == ["toy", "a_summary"]
     (toy.folder / "results/quick/toy.json").write_text('{"summary": {"value": 1}}')

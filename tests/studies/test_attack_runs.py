@@ -297,7 +297,7 @@ def test_the_fingerprint_follows_what_a_record_depends_on() -> None:
 
 
 def test_the_estimate_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    monkeypatch.setenv("LIPCORE_RUN", str(tmp_path))
     done(tmp_path / "pictures.records.jsonl", replace(CONFIG, parts=CONFIG.parts[1:2]))
     estimates = list(PICTURES.estimate(Run()))
     assert [(part, count) for part, count, _ in estimates] == [
@@ -308,8 +308,8 @@ def test_the_estimate_counts_what_is_missing(tmp_path: Path, monkeypatch: pytest
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(UnknownName, match="quick"):
-        wider_attack.WiderAttack().config(Run(profile="quik"))
+    with pytest.raises(UnknownName, match="unknown profile of crowds 'quick'; valid: full"):
+        wider_attack.CrowdsAttack().run(Run(profile="quick"))
     with pytest.raises(UnknownName, match="wider"):
         load_items("widr")
 
@@ -331,7 +331,7 @@ class TestOnCrowds:
 
     @pytest.fixture(autouse=True)
     def results(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+        monkeypatch.setenv("LIPCORE_RUN", str(tmp_path / "results"))
         return tmp_path / "results"
 
     def run(self, tmp_path: Path, **more: Any) -> Run:

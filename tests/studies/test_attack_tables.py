@@ -200,7 +200,7 @@ class TestWithoutWeights:
 
     @pytest.fixture
     def nowhere(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+        monkeypatch.setenv("LIPCORE_RUN", str(tmp_path))
         locate = weights.locate
         monkeypatch.setattr(weights, "locate", lambda name: None if name == "retinaface" else locate(name))
         study_base._loaded.cache_clear()

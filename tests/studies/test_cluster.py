@@ -65,7 +65,7 @@ def test_a_study_on_a_cluster(address: str, tmp_path: Path, monkeypatch: pytest.
 
     tables = []
     for name, workers in (("here", Workers()), ("there", Workers(scheduler=address))):
-        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / name))
+        monkeypatch.setenv("LIPCORE_RUN", str(tmp_path / name))
         study = Squares()
         study.run(Run(workers=workers))
         tables.append(sorted((tuple(r.items()) for r in study.records(Run())), key=str))

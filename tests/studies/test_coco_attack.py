@@ -18,7 +18,7 @@ from lipcore.datasets.coco import CocoImage, load_coco, write_coco
 from lipcore.datasets.synthetic import Crowd
 from lipcore.detectors import load_detector
 from lipcore.detectors.rpn import Proposals
-from lipcore.errors import LipcoreError, UnknownName
+from lipcore.errors import LipcoreError
 from lipcore.metrics.coco import evaluate_files, write_predictions
 from lipcore.paths import DATA, ROOT
 from lipcore.studies.base.records import Records
@@ -157,8 +157,6 @@ def test_what_is_wrong_is_told() -> None:
         coco_attack.check(load_detector("pnet"))
     with pytest.raises(LipcoreError, match="no region proposal network"):
         coco_attack.CocoAttack().run(Run(detector="pnet"))
-    with pytest.raises(UnknownName, match="profile"):
-        coco_attack.CocoAttack().run(Run(profile="fast"))
     assert coco_attack.proposing("pnet") == "rpn-mini"
 
 

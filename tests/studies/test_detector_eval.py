@@ -19,7 +19,7 @@ from lipcore.studies.detectors.evaluation import pixels
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    monkeypatch.setenv("LIPCORE_RUN", str(tmp_path))
     return Run(profile="quick", detector="centerface")
 
 

@@ -13,7 +13,6 @@ from lipcore.attacks.crop import Extent
 from lipcore.attacks.presets import PRESETS
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors.pnet import PNet
-from lipcore.errors import UnknownName
 from lipcore.metrics.success import interference as coefficient
 from lipcore.results import read_results
 from lipcore.studies.assumptions import study as assumptions
@@ -36,7 +35,7 @@ TINY = interference_config.Config(
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Results of these tests go to a folder of their own."""
-    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("LIPCORE_RUN", str(tmp_path / "results"))
     return tmp_path / "results"
 
 
@@ -178,7 +177,7 @@ class TestSynthetic:
     @pytest.mark.parametrize("profile", interference_config.PROFILES)
     @pytest.mark.parametrize("detector", ["centerface", "pnet"])
     def test_profiles_fit_their_canvas_and_have_the_posters_cells(self, profile: str, detector: str) -> None:
-        config = interference_config.config_for(profile, detector)
+        config = interference_config.PROFILES[profile](detector)
         cells = {cell for part in config.parts for cell in part.cells if part.detector == detector}
         assert cells >= set(interference_config.POSTER_CELLS)
         for part in config.parts:
@@ -230,10 +229,6 @@ class TestSynthetic:
         assert (part, images) == ("pnet, epsilon 4, imp; 1 at 40", 2)
         assert 0 < needed < 1
         assert path.read_text() == before
-
-    def test_unknown_profile(self) -> None:
-        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            interference_config.config_for("fast", "pnet")
 
 
 class TestAblations:
@@ -296,10 +291,6 @@ class TestAblations:
             assert variant.perturbation in PRESETS
             if variant.default:
                 assert variant.extent == Extent()
-
-    def test_unknown_profile(self) -> None:
-        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            assumptions.config_for("fast", "pnet")
 
 
 def test_pnet_and_the_grids_agree_on_the_size_of_a_face() -> None:

@@ -87,7 +87,7 @@ def tolerance_fingerprint(name: str) -> str:
 
 
 def lip_cost_fingerprint(name: str) -> str:
-    config = lip_cost.config_for("full", "centerface")
+    config = lip_cost.full("centerface")
     part = next(p for p in config.parts if p.detector in ("", name))
     fingerprint: str = lip_cost._unit(config, detector(name), part, part.cells[0])["config"]
     return fingerprint

@@ -26,7 +26,7 @@ from lipcore.studies.receptive_fields import study as receptive_fields
 
 
 def lip_cost_again(document: dict[str, Any], records: Path, path: Path) -> Path:
-    config = lip_cost.config_for("full", "centerface")
+    config = lip_cost.full("centerface")
     assert document["config"] == json.loads(json.dumps(plain(config)))
     return lip_cost.summarise(config, Records(records, lip_cost.KEY), "full", path)
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from lipcore.detectors import weights
 from lipcore.detectors.hr_mini import FORMAT, HRMini, HRMiniNet
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError
 from lipcore.paths import DATA, ROOT
 from lipcore.report.page import NotMeasured
 from lipcore.results import DetectorInfo, digest, frame, read_results
@@ -64,7 +64,7 @@ def evaluated(weights: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("LIPCORE_RUN", str(tmp_path / "results"))
     return tmp_path / "results"
 
 
@@ -134,11 +134,6 @@ def test_records_of_other_weights_are_left_out(blind_weights: Path, monkeypatch:
     study, asked = HRMiniEval(), studies.Run(detector="hr-mini", weights=blind_weights)
     info = DetectorInfo("hr-mini", "other weights", "templates=2")
     assert study.used(SMALL, {"hr-mini": info}, study.records(asked), asked) == []
-
-
-def test_unknown_profile() -> None:
-    with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-        HRMiniEval().run(studies.Run(profile="fast"))
 
 
 def test_the_learning_curves_are_read(tmp_path: Path) -> None:

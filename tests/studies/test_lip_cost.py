@@ -189,10 +189,8 @@ def test_a_cell_fits_its_canvas() -> None:
 
 
 def test_profiles() -> None:
-    assert [p.detector for p in lip_cost.config_for("full", "centerface").parts] == ["centerface", "pnet", "hr-mini"]
-    assert [p.detector for p in lip_cost.config_for("quick", "pnet").parts] == ["pnet"]
-    with pytest.raises(UnknownName, match="quick, full"):
-        lip_cost.config_for("fast", "pnet")
+    assert [p.detector for p in lip_cost.full("centerface").parts] == ["centerface", "pnet", "hr-mini"]
+    assert [p.detector for p in lip_cost.quick("pnet").parts] == ["pnet"]
 
 
 def test_the_layers_of_a_window() -> None:
@@ -256,5 +254,3 @@ def test_success_with_a_tolerance_is_compared_with_exact(tmp_path: Path, monkeyp
     document = read_results(tabled(study, config, records, tmp_path / "lip_tolerance.json", detector="toys:make"))
     assert [r["metric"] for r in document["rows"]] == ["asr", "asr", "difference", "asr", "difference"]
     assert len(cost_figures.tolerance_table(pd.DataFrame(document["rows"]))) == 3
-    with pytest.raises(UnknownName, match="quick, full"):
-        lip_tolerance.config_for("fast", "pnet")

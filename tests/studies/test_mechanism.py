@@ -16,7 +16,6 @@ from lipcore.attacks.gradients import joint_gradient
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.attacks.updates import i_fgsm
 from lipcore.detectors import load_detector
-from lipcore.errors import UnknownName
 from lipcore.report.page import NotMeasured
 from lipcore.results import frame, read_results
 from lipcore.studies.base.study import Run
@@ -179,7 +178,7 @@ class TestRun:
 
     @pytest.fixture(autouse=True)
     def elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+        monkeypatch.setenv("LIPCORE_RUN", str(tmp_path))
 
     def test_measures_resumes_and_draws(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Mechanism, "config", lambda *_: self.config)
@@ -213,7 +212,3 @@ class TestRun:
         scalars = summary([], "pnet", [(4, 16)], (0.03, 0.5))
         assert set(scalars.values()) == {"pnet", None}
         assert {"imp_asr_3_4_16", "imp_i_asr_50_4_16", "imp_by_background_end_4_16"} <= set(scalars)
-
-    def test_unknown_profile(self) -> None:
-        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            Mechanism().run(Run(profile="fast"))

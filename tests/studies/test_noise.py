@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,12 @@ from lipcore.attacks.presets import PRESETS
 from lipcore.datasets.crowds import load_crowd
 from lipcore.datasets.synthetic import Crowd
 from lipcore.detectors import load_detector
-from lipcore.errors import DataError, NoFaceFound, UnknownName
+from lipcore.errors import DataError, NoFaceFound
 from lipcore.results import read_results
+from lipcore.studies.base.study import Run
 from lipcore.studies.noise import study as noise
 
 FIXED = Extent(rule="fixed", value=43)
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Results of these tests go to a folder of their own."""
-    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
-    return tmp_path / "results"
 
 
 class TestPhotos:
@@ -44,11 +39,10 @@ class TestPhotos:
         Image.fromarray(np.full((96, 96, 3), 99, np.uint8)).save(folder / "none.png")
         return folder
 
-    def test_a_readers_folder(self, folder: Path, elsewhere: Path) -> None:
-        pnet = load_detector("pnet")
-        path, shown = noise.measure("quick", pnet, self.config(folder))
+    def test_a_readers_folder(self, folder: Path) -> None:
+        path = folder.parent / "noise.json"
+        shown = noise.measure(path, "quick", load_detector("pnet"), self.config(folder))
         document = read_results(path)
-        assert path == elsewhere / "noise.json"
         assert {r["perturbation"] for r in document["rows"]} == set(PRESETS)
         assert {r["n"] for r in document["rows"] if r["metric"] == "asr"} == {2}, "one has no face"
         values = {(r["perturbation"], r["metric"]): r["value"] for r in document["rows"]}
@@ -68,7 +62,8 @@ class TestPhotos:
         assert clean.correct.all(), "without ground truth the clean detections stand for the faces"
 
     def test_at_most_so_many(self, folder: Path) -> None:
-        path, shown = noise.measure("quick", load_detector("pnet"), self.config(folder, count=1, epsilon=1.0))
+        path = folder.parent / "noise.json"
+        shown = noise.measure(path, "quick", load_detector("pnet"), self.config(folder, count=1, epsilon=1.0))
         assert len({s.scene.name for s in shown}) == 1
         assert read_results(path)["provenance"]["dataset"]["n_images"] == 1
 
@@ -84,12 +79,23 @@ class TestPhotos:
         for name in ("0.png", "1.png"):
             (folder / name).unlink()
         with pytest.raises(NoFaceFound, match="pnet finds no face on any of the 1 images"):
-            noise.measure("quick", load_detector("pnet"), self.config(folder))
+            noise.measure(folder / "noise.json", "quick", load_detector("pnet"), self.config(folder))
 
     def test_no_folder(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="is not a folder"):
-            noise.measure("quick", load_detector("pnet"), self.config(tmp_path / "none"))
+            noise.measure(tmp_path / "noise.json", "quick", load_detector("pnet"), self.config(tmp_path / "none"))
 
-    def test_unknown_profile(self) -> None:
-        with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-            noise.config_for("fast", "")
+    def test_a_run_of_the_readers_own_writes_beside_the_projects(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Photographs, detector and weights; the weights are those that are attacked."""
+        monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+        (tmp_path / "bias.txt").write_text("-99")
+        assert noise.Noise().path(Run()) == tmp_path / "quick" / "noise.json"
+        run = Run(detector="toys:unsure", data=folder)
+        with pytest.raises(NoFaceFound, match="toy finds no face on any of the 3 images"):
+            noise.Noise().run(replace(run, weights=tmp_path / "bias.txt"))
+        paths = {noise.Noise().path(r) for r in (run, replace(run, data=None), Run(data=folder))}
+        paths.add(noise.Noise().path(replace(run, weights=tmp_path / "bias.txt")))
+        assert {p.parent.parent for p in paths} == {tmp_path / "custom"}
+        assert len(paths) == 4

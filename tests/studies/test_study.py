@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from lipcore import results
 from lipcore.cli import app
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError, LipcoreError, OptionError, UnknownName
 from lipcore.results import Dataset, read_results
 from lipcore.studies.base import registry
 from lipcore.studies.base import study as base
@@ -38,7 +38,7 @@ class Squares(Study[Config]):
     own_detector = "toys:make"
 
     def config(self, run: Run) -> Config:
-        return self.of_profile(run, {"quick": Config(), "full": Config(images=5)})
+        return Config(images=5 if run.profile == "full" else 3)
 
     def detectors(self, config: Config, run: Run) -> Sequence[str]:
         return [run.detector]
@@ -68,7 +68,7 @@ class Squares(Study[Config]):
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setenv("LIPCORE_RUN", str(tmp_path / "results"))
     base._loaded.cache_clear()
     return tmp_path / "results"
 
@@ -118,7 +118,7 @@ def test_a_table_needs_no_detector(elsewhere: Path, monkeypatch: pytest.MonkeyPa
 
 def test_other_detectors_and_weights_have_a_place_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The project's own results are never those of a run with another detector."""
-    monkeypatch.delenv("LIPCORE_RESULTS")
+    monkeypatch.delenv("LIPCORE_RUN")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     (tmp_path / "w.pth").write_bytes(b"weights")
     mine = Squares().run(Run())
@@ -177,9 +177,47 @@ def test_an_estimate_measures_the_least_work_of_each_kind_and_says_so(
     assert capsys.readouterr().err == ""
 
 
-def test_unknown_profile() -> None:
-    with pytest.raises(UnknownName, match="unknown profile 'fast'; valid: quick, full"):
-        Squares().run(Run(profile="fast"))
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_does_not_take_is_refused(name: str) -> None:
+    """Instead of being dropped without a word, or of a table of other things than was asked for."""
+    with pytest.raises(UnknownName, match=r"unknown profile 'ful'; valid: quick, full\. Did you mean 'full'"):
+        load_study(name).run(Run(profile="ful"))
+    study = load_study(name)
+    given = {
+        "detector": "toys:make",
+        "device": "meta",
+        "weights": Path("w"),
+        "data": Path("x"),
+        "only": "x",
+        "part": "x",
+    }
+    for option in set(given) - set(study.options):
+        with pytest.raises(OptionError, match=f"{name} does not take --{option} .*; valid: --profile"):
+            study.path(Run(profile="full", **{option: given[option]}))  # type: ignore[arg-type]
+
+
+def test_a_detector_that_the_profile_does_not_measure_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Squares, "detectors", lambda *_: ["pnet"])
+    with pytest.raises(OptionError, match="squares of profile quick is of pnet, not toys:unsure"):
+        Squares().run(Run(detector="toys:unsure"))
+
+
+@pytest.mark.parametrize("name", ["lip_cost", "noise", "receptive_fields", "theory"])
+def test_what_is_not_the_projects_own_is_written_elsewhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LIPCORE_RUN")
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    study = load_study(name)
+    assert study.path(Run()) == study.path(Run(detector=study.own_detector)) == tmp_path / "quick" / f"{name}.json"
+    assert study.path(Run(profile="full")) == tmp_path / "full" / f"{name}.json"
+    assert study.path(Run(detector="toys:make")) == tmp_path / "custom" / "quick-toys-make" / f"{name}.json"
+
+
+@pytest.mark.parametrize("name", ["noise", "receptive_fields", "theory"])
+def test_what_keeps_no_records_has_no_table(name: str) -> None:
+    with pytest.raises(LipcoreError, match=f"{name} keeps no records to make a table from; lipcore run {name}"):
+        load_study(name).table(Run())
 
 
 class TestRegistry:

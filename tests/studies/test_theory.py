@@ -61,6 +61,13 @@ def test_the_real_loss_falls_as_the_first_order_says() -> None:
         assert made.fallen(1e-4 * signs[None]) / 1e-4 == pytest.approx(promised, rel=1e-3), name
 
 
+def test_the_detector_is_left_as_it_was() -> None:
+    """It is the same one for whoever loads it in this process."""
+    toy = toys.Toy()
+    theory.field_of(toy, Scene("squares", toys.bright(toys.NEAR), torch.empty(0, 4)))
+    assert {p.dtype for p in toy.parameters()} == {torch.float32}
+
+
 def test_a_false_statement_does_not_hold() -> None:
     assert not theory.Check("x", "", 1.001, 1.0).holds
     assert theory.Check("x", "", 1.0 + 1e-12, 1.0).holds

@@ -86,7 +86,7 @@ def test_processes_record_what_one_process_records(records: Records, tmp_path: P
 
 
 def test_the_estimate_measures_nothing(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    monkeypatch.setenv("LIPCORE_RUN", str(tmp_path))
     monkeypatch.setattr(Pictures, "config", lambda *_: PAIR)
     asked, path = Run(detector="toys:make"), tmp_path / "transfer.records.jsonl"
     assert [count for _, count, _ in PICTURES.estimate(asked)] == [len(records) / 2] * 2
@@ -152,7 +152,7 @@ def test_the_table_needs_neither_images_nor_detectors(
     """As where weights are not at hand: the records and what the results file says of the detectors are enough."""
     table = tabled(PICTURES, PAIR, records, tmp_path / "transfer.json", detector="toys:make")
     rows = read_results(table)["rows"]
-    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    monkeypatch.setenv("LIPCORE_RUN", str(tmp_path))
     monkeypatch.setattr(Pictures, "items", lambda *_: pytest.fail("images looked for"))
     monkeypatch.setattr(Run, "load", lambda *_: pytest.fail("a detector was loaded"))
     named = replace(PAIR, detectors=("toy", "other"))

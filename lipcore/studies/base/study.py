@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from lipcore.detectors import Detector, load_detector
 from lipcore.detectors.weights import find_weights, sha256
-from lipcore.errors import DataError, LipcoreError, UnknownName
+from lipcore.errors import DataError, LipcoreError, OptionError, UnknownName
 from lipcore.results import (
     Dataset,
     DetectorInfo,
@@ -49,8 +49,9 @@ from lipcore.studies.base.workers import Workers
 Record = dict[str, Any]
 Infos = Mapping[str, DetectorInfo]
 Config = TypeVar("Config")
-Found = TypeVar("Found")
 PROFILES = ("quick", "full")
+#: What of a :class:`Run` may change what is measured, besides its profile.
+OPTIONS = ("detector", "weights", "device", "data", "only", "part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Run:
     """What a run is asked to do, and with what.
 
     Attributes:
-        profile: ``"quick"`` or ``"full"``.
+        profile: ``"quick"`` or ``"full"``; any other is an :class:`UnknownName`.
         detector: the one under study, by name or ``package.module:factory``; "" for the study's own choice.
         weights: of that detector, if not those registered.
         device: where detectors run, as torch names it.
@@ -76,6 +77,10 @@ class Run:
     only: str = ""
     part: str = ""
     workers: Workers = field(default_factory=Workers)
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise UnknownName("profile", self.profile, PROFILES)
 
     def load(self, name: str) -> Detector:
         """A detector by name; the same object each time in one process."""
@@ -119,11 +124,13 @@ class Runnable(ABC):
         name: of its results file, its command and its tests.
         title: what it measures, in one line.
         own_detector: the one under study where none is given.
+        options: those of :data:`OPTIONS` that it takes.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     own_detector: ClassVar[str] = "hr-mini"
+    options: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, run: Run) -> Path:
@@ -141,9 +148,34 @@ class Runnable(ABC):
         """
         raise LipcoreError(f"what {self.name} will take cannot be told beforehand")
 
+    def ready(self, run: Run) -> Run:
+        """``run`` with the detector under study named.
+
+        Raises:
+            OptionError: it has an option that this study does not take; the message lists those it does.
+        """
+        for option in OPTIONS:
+            given = getattr(run, option)
+            if option not in self.options and given not in (getattr(Run, option), self.own_detector):
+                valid = ", ".join(f"--{name}" for name in ("profile", *self.options))
+                raise OptionError(f"{self.name} does not take --{option} {given}; valid: {valid}")
+        return replace(run, detector=self.under_study(run))
+
     def path(self, run: Run) -> Path:
-        """Of the results file."""
-        return results_path(self.name, run.profile)
+        """Of the results file: other detectors, weights or photographs than the project's have a place of their own."""
+        return results_path(self.name, run.profile, self.variant(self.ready(run)))
+
+    def variant(self, run: Run) -> str:
+        """What is other than the project's own choice; "" for nothing."""
+        names, own = (tuple(self.names(replace(run, detector=d))) for d in (run.detector, self.own_detector))
+        made = "+".join(names) if set(names) != set(own) else ""
+        if run.weights is not None:
+            made = f"{made or run.detector}-{sha256(find_weights(run.detector, run.weights))[:8]}"
+        return made
+
+    def names(self, run: Run) -> Sequence[str]:
+        """The detectors that its results depend on."""
+        return (run.detector,)
 
     def under_study(self, run: Run) -> str:
         """The name of the detector under study."""
@@ -160,6 +192,7 @@ class Study(Runnable, Generic[Config]):
         seed: of the bootstrap.
     """
 
+    options: ClassVar[tuple[str, ...]] = ("detector", "weights", "device", "only", "part")
     key: ClassVar[tuple[str, ...]]
     unit: ClassVar[str] = "record"
     poster_table: ClassVar[str] = ""
@@ -169,7 +202,7 @@ class Study(Runnable, Generic[Config]):
 
     @abstractmethod
     def config(self, run: Run) -> Config:
-        """What is measured, frozen; see :meth:`of_profile`."""
+        """What a profile measures, frozen."""
 
     @abstractmethod
     def detectors(self, config: Config, run: Run) -> Sequence[str]:
@@ -223,29 +256,21 @@ class Study(Runnable, Generic[Config]):
 
     # What the base does
 
-    def path(self, run: Run) -> Path:
-        """Of the results file: other detectors or weights than the project's have a place of their own."""
-        run = replace(run, detector=self.under_study(run))
-        plain = replace(run, detector=self.own_detector, weights=None)
-        names, own = (tuple(self.detectors(self.config(of), of)) for of in (run, plain))
-        variant = "+".join(names) if set(names) != set(own) else ""
-        if run.weights is not None:
-            variant = f"{variant or run.detector}-{sha256(find_weights(run.detector, run.weights))[:8]}"
-        return results_path(self.name, run.profile, variant)
+    def ready(self, run: Run) -> Run:
+        """As of any study; a detector that the profile does not measure is refused too."""
+        named = super().ready(run)
+        names = self.names(named)
+        if run.detector not in ("", self.own_detector, *names):
+            raise OptionError(f"{self.name} of profile {run.profile} is of {', '.join(names)}, not {run.detector}")
+        return named
 
-    def of_profile(self, run: Run, profiles: Mapping[str, Found]) -> Found:
-        """What belongs to the profile that is asked for.
-
-        Raises:
-            UnknownName: there is none; the message lists those there are.
-        """
-        if run.profile not in profiles:
-            raise UnknownName("profile", run.profile, profiles)
-        return profiles[run.profile]
+    def names(self, run: Run) -> Sequence[str]:
+        """See :meth:`detectors`."""
+        return self.detectors(self.config(run), run)
 
     def run(self, run: Run) -> Path:
         """Measures what is missing and writes the results; returns the results file."""
-        run = replace(run, detector=self.under_study(run))
+        run = self.ready(run)
         config, records = self.config(run), self.records(run)
         infos = self.infos(config, run, load=True)
         try:
@@ -260,7 +285,7 @@ class Study(Runnable, Generic[Config]):
 
     def table(self, run: Run) -> Path:
         """Writes the results from what is measured already, without a detector; returns the results file."""
-        run = replace(run, detector=self.under_study(run))
+        run = self.ready(run)
         config = self.config(run)
         return self.summarise(config, self.infos(config, run, load=False), self.records(run), run)
 
@@ -323,7 +348,7 @@ class Study(Runnable, Generic[Config]):
             torch.set_num_threads(run.workers.threads)
         total = sum(len(unit.wanted) for unit in todo)
         with records.writing(), tqdm(total=total, desc=self.name, unit=self.unit, disable=None) as bar:
-            for unit, made in run.workers.each(partial(_measured, self, config, run), todo):
+            for unit, made in run.workers.each(partial(self.measure, config, run=run), todo):
                 for want, record in zip(unit.wanted, made, strict=True):
                     records.add(unit.shared | want | record)
                     bar.update()
@@ -351,7 +376,7 @@ class Study(Runnable, Generic[Config]):
 
         That one is of the least work there is alike, and a line says what is measured.
         """
-        run = replace(run, detector=self.under_study(run))
+        run = self.ready(run)
         config, records = self.config(run), self.records(run)
         todo = list(self.todo(config, self.infos(config, run, load=True), records, run))
         known = Known(partial(self.alike, config))
@@ -359,10 +384,8 @@ class Study(Runnable, Generic[Config]):
             known.learn(record)
         each = ((unit.shared | want, replace(unit, wanted=(want,))) for unit in todo for want in unit.wanted)
         if cheapest := known.cheapest_unknown(each):
-            tqdm.write(
-                f"{self.name}: of some of it nothing alike is recorded; one record of each kind is measured now",
-                sys.stderr,
-            )
+            said = f"{self.name}: of some of it nothing alike is recorded; one record of each kind is measured now"
+            tqdm.write(said, sys.stderr)
         with tqdm(cheapest, unit="record", disable=None) as bar:
             for entries, unit in bar:
                 bar.set_description(" ".join(str(entries[k]) for k in self.key if k != "config"))
@@ -374,7 +397,3 @@ class Study(Runnable, Generic[Config]):
             seconds[unit.part] += sum(known.seconds(unit.shared | want) for want in unit.wanted)
         for part, count in missing.items():
             yield part, count, seconds[part] / 60
-
-
-def _measured(study: Study[Any], config: Any, run: Run, unit: Unit) -> Iterator[Record]:
-    return study.measure(config, unit, run)

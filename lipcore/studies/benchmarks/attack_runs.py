@@ -28,7 +28,7 @@ from lipcore.metrics.success import visibility
 from lipcore.results import Dataset, DetectorInfo, Stopwatch, digest
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, rounded
-from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
+from lipcore.studies.base.study import OPTIONS, Infos, Record, Run, Study, Unit
 from lipcore.studies.benchmarks.images import Item, fit, load_items, truth
 
 KEY = ("config", "detector", "image", "perturbation", "update", "epsilon")
@@ -215,6 +215,7 @@ class Attacks(Study[Config]):
         datasets: profile -> dataset, one of :data:`lipcore.studies.benchmarks.images.DATASETS`.
     """
 
+    options = OPTIONS
     key = KEY
     unit = "attack"
     datasets: ClassVar[Mapping[str, str]]

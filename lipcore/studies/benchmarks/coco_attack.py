@@ -184,7 +184,7 @@ class CocoAttack(Attacks):
 
     def config(self, run: Run) -> Config:
         """Objects at every strength, then the ablation that attacks the best proposals."""
-        parts = self.of_profile(run, PARTS)
+        parts = PARTS[run.profile]
         own = tuple((VARIANTS["objects"], part) for part in parts)
         title = self.datasets[run.profile]
         return Config(

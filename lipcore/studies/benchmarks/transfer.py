@@ -20,7 +20,7 @@ from lipcore.errors import DataError
 from lipcore.metrics.intervals import share
 from lipcore.results import Dataset, DetectorInfo, Stopwatch, digest
 from lipcore.studies.base.records import Records
-from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
+from lipcore.studies.base.study import OPTIONS, Infos, Record, Run, Study, Unit
 from lipcore.studies.benchmarks.attack_runs import NONE, Settings, detections, ordered, perturbed
 from lipcore.studies.benchmarks.attack_tables import Shot
 from lipcore.studies.benchmarks.images import Item, load_items, truth
@@ -59,6 +59,7 @@ class Transfer(Study[Config]):
 
     name = "transfer"
     title = "noise made on one detector, measured on the others, also after JPEG or at half size"
+    options = OPTIONS
     key = ("config", "source", "target", "image", "perturbation", "treatment")
 
     def config(self, run: Run) -> Config:
@@ -67,11 +68,9 @@ class Transfer(Study[Config]):
         name = self.under_study(run)
         beside = "pnet" if run.profile == "quick" and name != "pnet" else "centerface"
         pair = (name, beside)
-        profiles = {
-            "quick": Config(detectors=pair, dataset="generated", title="generated crowds"),
-            "full": Config(detectors=DETECTORS if name in DETECTORS else pair, dataset="wider", title="WIDER FACE val"),
-        }
-        return self.of_profile(run, profiles)
+        if run.profile == "quick":
+            return Config(detectors=pair, dataset="generated", title="generated crowds")
+        return Config(detectors=DETECTORS if name in DETECTORS else pair, dataset="wider", title="WIDER FACE val")
 
     def detectors(self, config: Config, run: Run) -> Sequence[str]:
         """See :class:`Config`."""

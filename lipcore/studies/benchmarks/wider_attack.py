@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from lipcore.errors import DataError
+from lipcore.errors import DataError, UnknownName
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.study import Infos, Record, Run
 from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Config, Part, Settings
@@ -40,8 +40,14 @@ class FaceAttacks(Attacks):
     parts: ClassVar[Mapping[str, Sequence[Part]]]
 
     def config(self, run: Run) -> Config:
-        """All of the book's detectors in the full profile, or a reader's own alone."""
-        parts, name = self.of_profile(run, self.parts), self.under_study(run)
+        """All of the book's detectors in the full profile, or a reader's own alone.
+
+        Raises:
+            UnknownName: it has no such profile.
+        """
+        if run.profile not in self.parts:
+            raise UnknownName(f"profile of {self.name}", run.profile, self.parts)
+        parts, name = self.parts[run.profile], self.under_study(run)
         names = DETECTORS if run.profile == "full" and name in DETECTORS else (name,)
         title = TITLES[self.datasets[run.profile]]
         return Config(detectors=names, parts=tuple((SETTINGS, part) for part in parts), title=title)

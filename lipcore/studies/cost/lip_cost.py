@@ -20,7 +20,7 @@ from lipcore.attacks.presets import preset
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.datasets.synthetic import EVALUATION_FACES, MID_GREY, calibration_images, paste
 from lipcore.detectors import Detector, load_detector
-from lipcore.errors import LipcoreError, OptionError, UnknownName
+from lipcore.errors import LipcoreError, OptionError
 from lipcore.graph.rules import UnsupportedOperation
 from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, measure_erf
 from lipcore.results import Dataset, digest, results_path, write_results
@@ -136,17 +136,6 @@ def full(detector: str) -> Config:
 
 
 PROFILES = {"quick": quick, "full": full}
-
-
-def config_for(profile: str, detector: str) -> Config:
-    """The configuration of a profile.
-
-    Raises:
-        UnknownName: no such profile; the message lists those there are.
-    """
-    if profile not in PROFILES:
-        raise UnknownName("profile", profile, PROFILES)
-    return PROFILES[profile](detector)
 
 
 def loaded(config: Config, device: str = "cpu") -> Iterator[tuple[Part, Detector]]:
@@ -333,17 +322,19 @@ class LipCost(Runnable):
     name = EXPERIMENT
     title = "what a step of LIP costs beside one of IMP, against the number of faces: time, memory, exactness"
     own_detector = "centerface"
+    options = ("detector", "device", "only", "part")
 
     def path(self, run: Run) -> Path:
         """An accelerator's results have a file of their own, such as ``lip_cost_cuda.json``."""
-        kind = torch.device(run.device).type
-        return results_path(self.name if kind == "cpu" else f"{self.name}_{kind}", run.profile)
+        path, kind = super().path(run), torch.device(run.device).type
+        return path if kind == "cpu" else path.with_stem(f"{self.name}_{kind}")
 
     def run(self, run: Run) -> Path:
         """Measures what is missing and writes the results; returns the results file."""
         if run.workers.threads:
             torch.set_num_threads(run.workers.threads)
-        config, path = config_for(run.profile, self.under_study(run)), self.path(run)
+        run = self.ready(run)
+        config, path = PROFILES[run.profile](run.detector), self.path(run)
         kinds = [kind for kind in MEASURED if run.part in kind]
         kept = path.with_suffix(".records.jsonl")
         records = measured(config, kept, device=run.device, only=kinds, detector=run.only)
@@ -351,6 +342,7 @@ class LipCost(Runnable):
 
     def table(self, run: Run) -> Path:
         """Writes the results from what is measured already; returns the results file."""
-        config, path = config_for(run.profile, self.under_study(run)), self.path(run)
+        run = self.ready(run)
+        config, path = PROFILES[run.profile](run.detector), self.path(run)
         records = Records(path.with_suffix(".records.jsonl"), KEY)
         return summarise(config, records, run.profile, path, device=run.device)

@@ -13,7 +13,7 @@ from typing import Any
 from lipcore.attacks.updates import update_rule
 from lipcore.datasets.synthetic import Crowd
 from lipcore.detectors import Detector, load_detector
-from lipcore.errors import LipcoreError, UnknownName
+from lipcore.errors import LipcoreError
 from lipcore.metrics.intervals import share
 from lipcore.results import Dataset, digest, results_path, write_results
 from lipcore.studies.base.records import Records
@@ -121,7 +121,5 @@ class LipPeers(Runnable):
 
     def table(self, run: Run) -> Path:
         """Writes the results from what is measured already; returns the results file."""
-        if run.profile not in PROFILES:
-            raise UnknownName("profile", run.profile, PROFILES)
         records = Records(self.path(run).with_suffix(".records.jsonl"), KEY)
         return summarise(PROFILES[run.profile], records, run.profile, self.path(run))

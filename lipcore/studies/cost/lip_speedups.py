@@ -349,6 +349,7 @@ class LipSpeedups(Runnable):
 
     name = EXPERIMENT
     title = "what torch and the system offer to make a step cheaper, and a large photograph's memory"
+    options = ("only", "part")
 
     def run(self, run: Run) -> Path:
         """Measures what is missing and writes the results; returns the results file. It has the full profile alone."""

@@ -18,7 +18,7 @@ from lipcore.metrics.wider import MatchedImage, evaluate_matched
 from lipcore.results import Dataset, Stopwatch, digest
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, unpack
-from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
+from lipcore.studies.base.study import OPTIONS, Infos, Record, Run, Study, Unit
 from lipcore.studies.benchmarks.images import Item, fit, load_items, truth
 
 #: In the order in which they are measured, the quickest first.
@@ -50,14 +50,16 @@ class Evaluation(Study[Config]):
 
     name = "detector_eval"
     title = "how well each detector finds faces: average precision on WIDER FACE at one scale"
+    options = OPTIONS
     key = ("config", "detector", "image")
     unit = "image"
 
     def config(self, run: Run) -> Config:
         """Of the profile; a reader's own detector comes first."""
         own = self.under_study(run)
-        full = Config(detectors=tuple(dict.fromkeys((own, *DETECTORS))))
-        return self.of_profile(run, {"quick": Config(detectors=(own,), dataset="generated"), "full": full})
+        if run.profile == "quick":
+            return Config(detectors=(own,), dataset="generated")
+        return Config(detectors=tuple(dict.fromkeys((own, *DETECTORS))))
 
     def detectors(self, config: Config, run: Run) -> Sequence[str]:
         """All."""

@@ -74,11 +74,12 @@ class HRMiniEval(Study[Config]):
 
     name = "hr_mini_eval"
     title = "how good HR-mini is: precision on WIDER FACE val, recall of drawn faces, its cost"
+    options = ("weights", "device", "data", "only", "part")
     key = ("config", "weights", "kind", "image")
 
     def config(self, run: Run) -> Config:
         """See :data:`PROFILES`."""
-        return self.of_profile(run, PROFILES)
+        return PROFILES[run.profile]
 
     def detectors(self, config: Config, run: Run) -> Sequence[str]:
         """An HR-mini, whatever detector is under study elsewhere."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from lipcore.attacks.crop import Extent
 from lipcore.attacks.targets import Matching
 from lipcore.datasets.synthetic import Grid
-from lipcore.errors import UnknownName
 from lipcore.results import DetectorInfo, digest
 
 EXPERIMENT = "interference"
@@ -156,14 +155,3 @@ def full(detector: str) -> Config:
 
 
 PROFILES = {"quick": quick, "full": full}
-
-
-def config_for(profile: str, detector: str) -> Config:
-    """The configuration of a profile.
-
-    Raises:
-        UnknownName: no such profile; the message lists those there are.
-    """
-    if profile not in PROFILES:
-        raise UnknownName("profile", profile, PROFILES)
-    return PROFILES[profile](detector)

@@ -18,7 +18,7 @@ from lipcore.images import quantise
 from lipcore.metrics.success import found, logit_drops
 from lipcore.results import Dataset, Stopwatch, digest
 from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
-from lipcore.studies.interference.config import ALONE, EXPERIMENT, KEY, Config, Part, config_for
+from lipcore.studies.interference.config import ALONE, EXPERIMENT, KEY, PROFILES, Config, Part
 from lipcore.studies.interference.table import table_of
 
 
@@ -42,7 +42,7 @@ class Interference(Study[Config]):
 
     def config(self, run: Run) -> Config:
         """See :func:`lipcore.studies.interference.config.full`."""
-        return config_for(run.profile, self.under_study(run))
+        return PROFILES[run.profile](self.under_study(run))
 
     def detectors(self, config: Config, run: Run) -> Sequence[str]:
         """The one under study, then those beside it, the control last."""

@@ -22,7 +22,7 @@ class Mechanism(Study[Config]):
 
     def config(self, run: Run) -> Config:
         """See :data:`lipcore.studies.mechanism.split.PROFILES`."""
-        return self.of_profile(run, PROFILES)
+        return PROFILES[run.profile]
 
     def detectors(self, config: Config, run: Run) -> Sequence[str]:
         """The one under study alone."""

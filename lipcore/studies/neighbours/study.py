@@ -110,6 +110,7 @@ class Neighbours(Runnable):
 
     def table(self, run: Run) -> Path:
         """Computes the rows from the records and writes the results file; returns its path."""
+        run = self.ready(run)
         places = {name: results_path(name, run.profile).with_suffix(".records.jsonl") for name in SOURCES}
         given = {name: tuple(Records(path, KEY)) for name, path in places.items() if path.is_file()}
         made = [row for name, records in given.items() for row in tables(records, SOURCES[name])]

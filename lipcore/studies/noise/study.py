@@ -22,16 +22,18 @@ from lipcore.datasets.crowds import load_crowds
 from lipcore.datasets.photographs import photos
 from lipcore.datasets.synthetic import Scene
 from lipcore.detectors import Detections, Detector
-from lipcore.errors import NoFaceFound, UnknownName
+from lipcore.errors import LipcoreError, NoFaceFound
 from lipcore.images import quantise
 from lipcore.metrics.intervals import Estimate, ratio_of_means, share
 from lipcore.metrics.success import Visibility, attack_success, found, visibility
-from lipcore.results import Dataset, Stopwatch, digest, results_path, write_results
+from lipcore.results import Dataset, Stopwatch, digest, write_results
 from lipcore.studies.base.study import Run, Runnable
 
 EXPERIMENT = "noise"
 #: The crowds of the quick profile: small photographs, the first with its faces in one corner, so that LIP is local.
 SHOWN = ("000000236426", "000000383842", "000000541055")
+#: Images of each profile; the quick one's take 40 s with CenterFace.
+PROFILES = {"quick": 3, "full": 24}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,25 +86,13 @@ def crowds(count: int) -> Iterator[Scene]:
         yield Scene(name, image, torch.from_numpy(known[name].boxes[known[name].counted]).float())
 
 
-def config_for(profile: str, images: str) -> Config:
-    """Three images in the quick profile (40 s with CenterFace), all 24 in full.
-
-    Raises:
-        UnknownName: no such profile.
-    """
-    counts = {"quick": 3, "full": 24}
-    if profile not in counts:
-        raise UnknownName("profile", profile, counts)
-    return Config(images=images, count=counts[profile])
-
-
-def measure(profile: str, detector: Detector, config: Config) -> tuple[Path, list[Shown]]:
-    """Attacks each image with each preset and writes the results.
+def measure(path: Path, profile: str, detector: Detector, config: Config) -> list[Shown]:
+    """Attacks each image with each preset and writes the results to ``path``.
 
     On a reader's photographs, which have no ground truth, the clean detections stand for the faces.
 
     Returns:
-        The results file, and the images for the pictures.
+        The images for the pictures.
 
     Raises:
         DataError: no such folder, or no photograph in it.
@@ -130,8 +120,8 @@ def measure(profile: str, detector: Detector, config: Config) -> tuple[Path, lis
         raise NoFaceFound(
             f"{detector.name} finds no face on any of the {len(scenes)} images; give photographs with faces"
         )
-    path = write_results(
-        results_path(EXPERIMENT, profile),
+    write_results(
+        path,
         experiment=EXPERIMENT,
         profile=profile,
         config=config,
@@ -148,7 +138,7 @@ def measure(profile: str, detector: Detector, config: Config) -> tuple[Path, lis
         seed=0,
         seconds=seconds.seconds,
     )
-    return path, shown
+    return shown
 
 
 def _scenes(config: Config) -> Iterator[Scene]:
@@ -208,13 +198,30 @@ class Noise(Runnable):
     name = EXPERIMENT
     title = "success and visibility of every perturbation on photographs (C7)"
     own_detector = "centerface"
+    options = ("detector", "weights", "device", "data")
 
     def run(self, run: Run) -> Path:
         """Attacks the photographs of ``run.data``, or the crowds that come along; returns the results file."""
-        images = "" if run.data is None else str(run.data)
-        path, _ = measure(run.profile, run.load(self.under_study(run)), config_for(run.profile, images))
-        return path
+        return self.shown(run)[0]
+
+    def shown(self, run: Run) -> tuple[Path, list[Shown]]:
+        """:meth:`run`, and the images for the pictures."""
+        run = self.ready(run)
+        path, images = self.path(run), "" if run.data is None else str(run.data)
+        config = Config(images=images, count=PROFILES[run.profile])
+        return path, measure(path, run.profile, run.load(run.detector), config)
+
+    def variant(self, run: Run) -> str:
+        """A reader's photographs are not the project's."""
+        own = super().variant(run)
+        if run.data is None:
+            return own
+        return f"{own or run.detector}-{run.data.name}-{digest(str(run.data.resolve()))}"
 
     def table(self, run: Run) -> Path:
-        """The same: nothing is recorded that a table could be made from."""
-        return self.run(run)
+        """It cannot be made.
+
+        Raises:
+            LipcoreError: always.
+        """
+        raise LipcoreError(f"{self.name} keeps no records to make a table from; lipcore run {self.name} measures anew")

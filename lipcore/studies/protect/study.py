@@ -25,7 +25,7 @@ class Protect(Study[Config]):
 
     def config(self, run: Run) -> Config:
         """See :data:`lipcore.studies.protect.config.PROFILES`; a detector of one's own takes the first place."""
-        config = self.of_profile(run, PROFILES)
+        config = PROFILES[run.profile]
         if run.detector in (self.own_detector, *config.detectors):
             return config
         return replace(config, detectors=(run.detector, *config.detectors[: 1 if run.profile == "quick" else None]))

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lipcore.detectors import load_detector
 from lipcore.detectors.base import Detector
 from lipcore.detectors.hr import random_hr
 from lipcore.detectors.weights import locate
-from lipcore.errors import DataError, LipcoreWarning, UnknownName
+from lipcore.errors import LipcoreError, LipcoreWarning
 from lipcore.graph.rules import UnsupportedOperation
 from lipcore.receptive_field import (
     CALIBRATION_IMAGES,
@@ -27,7 +26,7 @@ from lipcore.receptive_field import (
     measure_erf,
     theoretical_sides,
 )
-from lipcore.results import Dataset, Stopwatch, digest, read_results, results_path, write_results
+from lipcore.results import Dataset, DetectorInfo, Stopwatch, detectors_of, digest, read_results, write_results
 from lipcore.studies.base.study import Run, Runnable
 
 EXPERIMENT = "receptive_fields"
@@ -94,17 +93,17 @@ def random_hr101() -> Detector:
     return detector
 
 
-def side_by_side(detector: str, profile: str = "quick") -> list[Detector]:
+def side_by_side(run: Run) -> dict[str, Detector | None]:
     """The detector under study first, the others of the book, HR-101's architecture, and the control last.
 
-    The control of P-Net is CenterFace. The quick profile leaves out those of six templates and of few parameters. What
-    has no weights at hand is left out.
+    The control of P-Net is CenterFace. The quick profile leaves out those of six templates and of few parameters. None
+    stands for what has no weights at hand.
     """
-    control = CONTROL if detector != CONTROL else "centerface"
+    control = CONTROL if run.detector != CONTROL else "centerface"
     beside = ("hr-mini", "centerface", "retinaface", "ssd-mobilenet", "tiny-yolo")
-    names = [n for n in dict.fromkeys((detector, *beside[: 5 if profile == "full" else 2])) if n != control]
-    loaded = [load_detector(n) for n in names if n == detector or locate(n) is not None]
-    return [*loaded, random_hr101(), load_detector(control)]
+    names = [n for n in dict.fromkeys((run.detector, *beside[: 5 if run.profile == "full" else 2])) if n != control]
+    made = {n: run.load(n) if n == run.detector or locate(n) is not None else None for n in names}
+    return made | {RANDOM: random_hr101(), control: run.load(control)}
 
 
 def fields_of(detector: Detector, images: int = CALIBRATION_IMAGES) -> Fields:
@@ -130,30 +129,44 @@ def overlap(side: int, pitch: int) -> float:
 
 
 def measure_fields(
-    profile: str, detectors: Sequence[str | Detector], seed: int = 2018
-) -> tuple[Path, dict[str, Fields]]:
-    """:func:`measure`, and the fields by detector for the figures."""
-    if profile not in PROFILES:
-        raise UnknownName("profile", profile, PROFILES)
+    path: Path, profile: str, detectors: Mapping[str, Detector | None], seed: int = 2018
+) -> dict[str, Fields]:
+    """Measures the fields and writes the results to ``path``.
+
+    Args:
+        path: of the results file; what it says of a detector that is not at hand stays in it.
+        profile: one of :data:`PROFILES`.
+        detectors: by name, in the order of the rows; None for one that is not at hand.
+        seed: of the calibration images.
+
+    Returns:
+        What was measured, by the detector's name, for the figures.
+    """
     watch = Stopwatch()
-    loaded = [d if isinstance(d, Detector) else load_detector(d) for d in detectors]
-    config = Config(detectors=tuple(d.name for d in loaded), images=PROFILES[profile])
-    found = {d.name: fields_of(d, config.images) for d in loaded}
-    rows = [row for fields in found.values() for row in _rows(config, fields)]
-    path = write_results(
-        results_path(EXPERIMENT, profile),
+    before = read_results(path) if path.is_file() else {"rows": []}
+    infos: dict[str, DetectorInfo] = detectors_of(before) if before["rows"] else {}
+    infos |= {d.name: d.info for d in detectors.values() if d is not None}
+    names = [name if d is None else d.name for name, d in detectors.items()]
+    names = [name for name in names if name in infos]
+    config = Config(detectors=tuple(names), images=PROFILES[profile])
+    found = {d.name: fields_of(d, config.images) for d in detectors.values() if d is not None}
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        rows += _rows(config, found[name]) if name in found else [r for r in before["rows"] if r["detector"] == name]
+    write_results(
+        path,
         experiment=EXPERIMENT,
         profile=profile,
         config=config,
         rows=rows,
         reported=[],
         summary=summary(rows),
-        detectors=[d.info for d in loaded],
+        detectors=[infos[name] for name in names],
         dataset=Dataset("calibration images", digest([config.images, seed]), config.images, config.images),
         seed=seed,
         seconds=watch.seconds,
     )
-    return path, found
+    return found
 
 
 def _rows(config: Config, fields: Fields) -> Iterator[dict[str, Any]]:
@@ -219,18 +232,23 @@ class ReceptiveFields(Runnable):
 
     name = EXPERIMENT
     title = "receptive fields of the detectors, theoretical and effective (C3)"
+    options = ("detector", "weights")
 
     def run(self, run: Run) -> Path:
         """Measures the detector under study and those the book has beside it; returns the results file."""
+        return self.fields(run)[0]
+
+    def fields(self, run: Run) -> tuple[Path, dict[str, Fields]]:
+        """:meth:`run`, and the fields by detector for the figures."""
+        run = self.ready(run)
         if run.workers.threads:
             torch.set_num_threads(run.workers.threads)
-        path, _ = measure_fields(run.profile, side_by_side(self.under_study(run), run.profile))
-        return path
+        return self.path(run), measure_fields(self.path(run), run.profile, side_by_side(run))
 
     def table(self, run: Run) -> Path:
-        """Writes the scalars for prose anew from the rows of the results file; returns it."""
-        document = read_results(self.path(run))
-        scalars = summary(document["rows"])
-        if scalars != document["summary"]:
-            raise DataError(f"{self.path(run)} holds other scalars than its rows give; measure anew")
-        return self.path(run)
+        """It cannot be made.
+
+        Raises:
+            LipcoreError: always.
+        """
+        raise LipcoreError(f"{self.name} keeps no records to make a table from; lipcore run {self.name} measures anew")

@@ -7,8 +7,9 @@ are on the book's page, which shows the functions below: each is one check.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lipcore.attacks.targets import Matching, find_instances
 from lipcore.attacks.updates import i_fgsm
 from lipcore.datasets.synthetic import Grid, Scene, Unequal
 from lipcore.detectors import Detector
+from lipcore.errors import LipcoreError
 from lipcore.known_fields import erf_of
 from lipcore.results import Dataset, Stopwatch, digest, write_results
 from lipcore.studies.base.study import Run, Runnable
@@ -98,12 +100,12 @@ class Check:
 
 
 def field_of(detector: Detector, scene: Scene) -> Field:
-    """The gradients of every face that the detector finds; the detector is turned to double precision.
+    """The gradients of every face that the detector finds, in double precision.
 
     Values are kept a grey level off 0 and 255, so that a tiny step stays within them.
     """
     erf = erf_of(detector)
-    detector, image = detector.double(), scene.image.double().clamp(1, 254)
+    detector, image = copy.deepcopy(detector).double(), scene.image.double().clamp(1, 254)
     with torch.no_grad():
         responses = detector(image)
     instances = find_instances(detector, responses, Matching())
@@ -242,14 +244,13 @@ class Theory(Runnable):
 
     name = NAME
     title = "statements about one small step, each checked on real gradients"
+    options = ("detector", "weights")
 
     def run(self, run: Run) -> Path:
         """Makes every check and writes the results; returns the results file."""
-        watch, run = Stopwatch(), replace(run, detector=self.under_study(run))
+        watch, run = Stopwatch(), self.ready(run)
         detector = run.load(run.detector)
-        info = detector.info
-        found = list(checks(detector))
-        detector.float()
+        info, found = detector.info, list(checks(detector))
         return write_results(
             self.path(run),
             experiment=NAME,
@@ -265,5 +266,9 @@ class Theory(Runnable):
         )
 
     def table(self, run: Run) -> Path:
-        """The same: nothing is recorded that a table could be made from."""
-        return self.run(run)
+        """It cannot be made.
+
+        Raises:
+            LipcoreError: always.
+        """
+        raise LipcoreError(f"{self.name} keeps no records to make a table from; lipcore run {self.name} measures anew")

@@ -213,6 +213,7 @@ class Verdicts(Runnable):
 
     def table(self, run: Run) -> Path:
         """Computes all verdicts and writes the results file; returns its path."""
+        run = self.ready(run)
         given = sources(run.profile)
         table = [*rows(judge(found := contrasts(given))), *missing(found), *_receptive(run.profile)]
         images = {

@@ -131,6 +131,7 @@ class Visibility(Runnable):
 
     def table(self, run: Run) -> Path:
         """Computes the curves from the records and writes the results file; returns its path."""
+        run = self.ready(run)
         keys = dict.fromkeys(PHOTOGRAPHS, KEY) | {s.NAME: s.KEY for s in (within_image, better_lip)}
         places = {name: results_path(name, run.profile).with_suffix(".records.jsonl") for name in keys}
         given = {name: tuple(Records(path, keys[name])) for name, path in places.items() if path.is_file()}

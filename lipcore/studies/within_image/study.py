@@ -95,7 +95,7 @@ class WithinImage(SceneStudy[Config]):
 
     def config(self, run: Run) -> Config:
         """Of the profile."""
-        return self.of_profile(run, {"quick": quick(self.under_study(run)), "full": full()})
+        return full() if run.profile == "full" else quick(self.under_study(run))
 
     def scenes(self, config: Config) -> Iterator[tuple[str, Record, Sequence[str]]]:
         """Part by part, strength by strength, cell by cell."""

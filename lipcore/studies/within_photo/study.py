@@ -86,7 +86,7 @@ class WithinPhoto(SceneStudy[Config]):
 
     def config(self, run: Run) -> Config:
         """Of the profile."""
-        return self.of_profile(run, {"quick": quick(self.under_study(run)), "full": full()})
+        return full() if run.profile == "full" else quick(self.under_study(run))
 
     def scenes(self, config: Config) -> Iterator[tuple[str, Record, Sequence[str]]]:
         """Detector by detector, photograph by photograph."""
