@@ -36,6 +36,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -242,8 +243,21 @@ def _library(notebook: Path | None = None) -> list[str]:
     return sorted({*(str(p.relative_to(ROOT)) for p in code), *map(str, data)})
 
 
+def _end_in_words() -> None:
+    """Ctrl-C ends this and what it started without a traceback."""
+    first = os.getpid()
+
+    def stop(*_: object) -> None:
+        if os.getpid() == first:
+            print("stopped; what is finished stays, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130)
+
+    signal.signal(signal.SIGINT, stop)
+
+
 def task_notebook() -> Iterator[dict[str, Any]]:
     """Execute a notebook of the book."""
+    _end_in_words()
     yield {"basename": "notebook", "name": None, "doc": "Execute the notebooks."}
     run = requested()
     full = [] if run.profile == "full" else [str(path) for path in sorted((RESULTS / "full").glob("*.json"))]

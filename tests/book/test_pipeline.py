@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -253,6 +257,30 @@ def test_a_cell_that_never_ends_is_stopped(toy: Toy) -> None:
     done = toy.doit("notebook")
     assert done.returncode != 0
     assert re.search("toy.ipynb could not be run: CellTimeoutError", done.stdout + done.stderr)
+
+
+def test_ctrl_c_ends_everything_in_words(toy: Toy) -> None:
+    """As a terminal sends it: to all processes of the command, which may have begun others."""
+    begun = toy.folder / "begun"
+    wait = f"import os, pathlib, time\n_ = pathlib.Path({str(begun)!r}).write_text(str(os.getpid()))\ntime.sleep(300)"
+    toy.write("toy", notebook(v4.new_markdown_cell("# Toy"), v4.new_code_cell(wait), results=["toy"]))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "doit", "notebook"],
+        cwd=toy.folder, env=toy.environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    until(lambda: begun.is_file() and begun.read_text() != "")
+    os.killpg(running.pid, signal.SIGINT)
+    assert "stopped; what is finished stays" in (said := running.communicate(timeout=60)[1])
+    assert "Traceback" not in said
+    assert running.returncode == 130
+    until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_no_two_builds_meet(toy: Toy) -> None:
