@@ -5,7 +5,7 @@ from __future__ import annotations
 from lipcore.datasets.photographs import astronaut, background
 from lipcore.detectors import load_detector
 from lipcore.detectors.rpn import Proposals
-from lipcore.report.page import Chart, Makes, NotMeasured, Page, Photographs, Table
+from lipcore.report.page import Chart, Makes, NotMeasured, Page, Table
 from lipcore.report.style import detector_name
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame
@@ -55,14 +55,14 @@ def objects(page: Page) -> Chart:
     )
 
 
-def before_and_after(page: Page) -> Photographs:
+def before_and_after(page: Page) -> Chart:
     """Proposals on photographs that may be shown."""
     summary = page.results["summary"]
     photos = {"astronaut": astronaut(), "chelsea": background(1, 300, 448), "coffee": background(0, 300, 448)}
     network = load_detector(summary["detector"])
     if not isinstance(network, Proposals):
         raise NotMeasured(f"Not shown: {network.name} proposes no regions.")
-    return Photographs(
+    return Chart(
         proposals_figure(network, photos, ("imp", "lp"), summary["epsilon"]),
         f"The ten best proposals on the clean photograph and under each perturbation, epsilon {summary['epsilon']:g}: "
         "yellow where one overlaps a clean one by IoU 0.5 or more, red elsewhere.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lipcore.detectors.hr_mini import HRMini
-from lipcore.report.page import Chart, Makes, Page, Photographs, Table
+from lipcore.report.page import Chart, Makes, Page, Table
 from lipcore.studies.base.study import Run
 from lipcore.studies.detectors.figures import (
     example_figure,
@@ -45,9 +45,9 @@ def templates(page: Page) -> Chart:
     )
 
 
-def found(page: Page) -> Photographs:
+def found(page: Page) -> Chart:
     """What it finds and what it misses."""
-    return Photographs(
+    return Chart(
         example_figure(page.measured, examples(page.measured)),
         "Detections of HR-mini at probability 0.5 and one scale: yellow true, red false, white dashes missed.",
         "A portrait and two generated crowds with yellow boxes around the faces that HR-mini finds: nearly all of "

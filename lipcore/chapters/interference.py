@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from lipcore.known_fields import shipped_side
-from lipcore.report.page import Chart, Makes, Markup, Page, Photographs, Table, committed
+from lipcore.report.page import Chart, Makes, Markup, Page, Table, committed
 from lipcore.report.style import detector_name
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame, results_path, shown_and_own
@@ -100,9 +100,9 @@ def distance(page: Page) -> Chart:
     )
 
 
-def cells(page: Page) -> Photographs:
+def cells(page: Page) -> Chart:
     """What the grids look like."""
-    return Photographs(
+    return Chart(
         cells_figure(PROFILES[page.profile](page.detector)),
         "The first image of each of the poster's five cells.",
         "The five grids of the poster: 1 face, 9 faces at 40, 160 and 240 px, and 64 faces at 40 px, on grey.",

@@ -10,7 +10,7 @@ from lipcore.attacks.crop import Extent
 from lipcore.attacks.targets import Matching, find_instances
 from lipcore.detectors import load_detector
 from lipcore.graph.rules import UnsupportedOperation
-from lipcore.report.page import Chart, Exhibit, Makes, Markup, NotMeasured, Page, Photographs, Table, committed
+from lipcore.report.page import Chart, Exhibit, Makes, Markup, NotMeasured, Page, Table, committed
 from lipcore.report.style import detector_name
 from lipcore.results import frame, shown_and_own
 from lipcore.studies.base.study import Run
@@ -91,14 +91,14 @@ def _case(name: str, cell: Cell) -> Case:
     return Case(detector, image, targets, FIXED.supports(detector, image, responses, found, targets))
 
 
-def windows(page: Page) -> Photographs:
+def windows(page: Page) -> Chart:
     """One face's windows in some layers."""
     case = _case(page.detector, Cell(9, 704))
     try:
         layers = layers_of(case)
     except UnsupportedOperation as error:
         raise NotMeasured(f"Not shown: {error}.") from error
-    return Photographs(
+    return Chart(
         layers_figure(case.image, layers, case.supports[0]),
         "One face's windows, from the coarsest maps to the finest: e_i (yellow), the cone of its targets (blue, "
         "dashed), and the window, where the cone meets the reach of e_i (green). Each is the last convolution of its "
@@ -108,7 +108,7 @@ def windows(page: Page) -> Photographs:
     )
 
 
-def colouring(page: Page) -> Photographs:
+def colouring(page: Page) -> Chart:
     """Faces that could share a pass."""
     panels = []
     try:
@@ -118,7 +118,7 @@ def colouring(page: Page) -> Photographs:
     except UnsupportedOperation as error:
         raise NotMeasured(f"Not shown: {error}.") from error
     said = "; ".join(f"{name}: {coloured.passes} passes" for name, *_, coloured in panels)
-    return Photographs(
+    return Chart(
         colouring_figure(panels),
         "Faces that could share a backward pass, in one colour.",
         f"Faces on a grid with their crops, in as many colours as there must be passes. {said}.",

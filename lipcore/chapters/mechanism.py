@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lipcore.detectors import load_detector
-from lipcore.report.page import Chart, Makes, Page, Photographs, Table
+from lipcore.report.page import Chart, Makes, Page, Table
 from lipcore.studies.base.study import Run
 from lipcore.studies.mechanism.figures import (
     efficiency_figure,
@@ -45,9 +45,9 @@ def flips(page: Page) -> Chart:
     )
 
 
-def signs(page: Page) -> Photographs:
+def signs(page: Page) -> Chart:
     """Where on one face the sign is whose."""
-    return Photographs(
+    return Chart(
         sign_figure(load_detector(page.detector), PROFILES[page.profile], (9, 40)),
         "One face and its crop, each pixel coloured by the part that decides the sign of R there, on the clean image.",
         "One face of nine, and its crop under IMP and IMP-I, each pixel coloured by the part that decides the sign.",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lipcore.detectors import Detector
-from lipcore.report.page import Makes, Markup, Page, Photographs, Table, committed
+from lipcore.report.page import Chart, Makes, Markup, Page, Table, committed
 from lipcore.report.style import detector_name, in_order, method_name
 from lipcore.results import frame
 from lipcore.studies.base.study import Run
@@ -38,13 +38,13 @@ def open_page(profile: str, detector: str, images: str = "") -> Page:
     return Page("noise", path, FIGURES, TABLES, profile=profile, detector=detector, images=images, measured=measured)
 
 
-def noise(page: Page) -> Photographs:
+def noise(page: Page) -> Chart:
     """One photograph clean and attacked, beside its noise."""
     of: Attacked = page.measured
     kept = [s for s in of.shown if s.scene.name == of.first and s.perturbation in ("", "imp", "imp-i", "lip-a")]
     said = ", ".join(f"{method_name(s.perturbation or 'none')} {int(s.correct.sum())}" for s in kept)
     source = "" if page.images else f" <small>{crowd.credit(of.first)}</small>"
-    return Photographs(
+    return Chart(
         noise_figure(kept),
         f"Epsilon {page.results['config']['epsilon']:g}. Left: what {detector_name(of.detector.name)} finds; yellow "
         "boxes are right, red ones wrong, white dashes the faces. Right: the noise, 16 times as strong; grey is no "

@@ -14,7 +14,7 @@ from lipcore.datasets.photographs import photos
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Responses
 from lipcore.receptive_field import gradient_map
-from lipcore.report.page import Chart, Makes, NotMeasured, Page, Photographs, Table
+from lipcore.report.page import Chart, Makes, NotMeasured, Page, Table
 from lipcore.report.style import detector_name
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.studies.base.study import Run
@@ -47,11 +47,11 @@ def sides(page: Page) -> Chart:
     )
 
 
-def gradients(page: Page) -> Iterator[Photographs]:
+def gradients(page: Page) -> Iterator[Chart]:
     """One response's gradient, for each detector."""
     for name, own in page.measured.items():
         title = detector_name(name) if len(own.erf) == 1 else f"{detector_name(name)}, {own.middle.template}"
-        yield Photographs(
+        yield Chart(
             erf_figure(title, own.middle, own.trf[own.middle.template]),
             f"{title}: mean gradient of a response over {own.middle.n} calibration images, the Gaussian fitted to it, "
             "and both summed over rows.",
@@ -87,12 +87,12 @@ def attacked(page: Page) -> Attacked:
     return Attacked(first, image, responses, instances)
 
 
-def face(page: Page) -> Photographs:
+def face(page: Page) -> Chart:
     """The gradient of one face."""
     of = attacked(page)
     one = of.instances[0]
     gradient = gradient_map(of.fields.detector, of.image, int(one.targets[0]))
-    return Photographs(
+    return Chart(
         gradient_figure(of.image, one.box, gradient),
         f"The most confident detection of {detector_name(of.fields.detector.name)} and its gradient, as the square "
         "root of its size.",
@@ -101,12 +101,12 @@ def face(page: Page) -> Photographs:
     )
 
 
-def crops(page: Page) -> Photographs:
+def crops(page: Page) -> Chart:
     """The crops of all faces."""
     of = attacked(page)
     targets = [i.targets for i in of.instances]
     supports = Extent().supports(of.fields.detector, of.image, of.responses, of.instances, targets, of.fields.erf)
-    return Photographs(
+    return Chart(
         support_figure(of.image, supports, torch.stack([i.box for i in of.instances])),
         "The detections, and their crops laid over one another.",
         "An image with faces, and the crops of all of them laid over one another, brighter where more overlap.",

@@ -9,7 +9,7 @@ A notebook opens one and shows what it has::
     page.table("success")
 
 What there is, and what it says, stands in :mod:`lipcore.chapters`, in a module of the notebook's name: functions of the
-page that return :class:`Chart`, :class:`Photographs`, :class:`Table` or :class:`Markup`, one or several of them.
+page that return :class:`Chart`, :class:`Table` or :class:`Markup`, one or several of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 from lipcore.errors import DataError, UnknownName
 from lipcore.paths import ROOT
-from lipcore.report.pictures import captioned, chart, photograph_figure
+from lipcore.report.pictures import captioned, chart
 from lipcore.report.plotting import folded, html_table
 from lipcore.report.style import style
 from lipcore.results import frame, read_results, shown_and_own
@@ -67,30 +67,23 @@ class Exhibit(ABC):
 
 @dataclass(frozen=True)
 class Chart(Exhibit):
-    """A figure of lines and letters, shown as SVG.
+    """A figure, shown as SVG; photographs in it as WebP.
 
     Attributes:
         figure: it is closed when it is shown.
         caption: HTML; can be read alone.
         alt: what it shows, for those who do not see it.
+        narrow: what a phone shows in its place; closed as well.
     """
 
     figure: Figure
     caption: str
     alt: str
+    narrow: Figure | None = None
 
     def html(self) -> str:
         """The drawing above its caption."""
-        return captioned(chart(self.figure, self.alt), self.caption)
-
-
-@dataclass(frozen=True)
-class Photographs(Chart):
-    """A figure that holds photographs, shown as WebP."""
-
-    def html(self) -> str:
-        """The picture above its caption."""
-        return captioned(photograph_figure(self.figure, self.alt), self.caption)
+        return captioned(chart(self.figure, self.alt, self.narrow), self.caption)
 
 
 @dataclass(frozen=True)

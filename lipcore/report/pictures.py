@@ -1,14 +1,15 @@
-"""Figures and photographs as HTML: charts as SVG, photographs as WebP, each with a text that says what it shows."""
+"""Figures and photographs as HTML: drawings as SVG in the page, so that they follow its theme, photographs as WebP,
+each with a text that says what it shows."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from urllib.parse import quote
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,12 +17,17 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lipcore.report.style import TRUE
+from lipcore.report.style import DETECTOR_COLOURS, GROUND, INK, METHOD_COLOURS, TRUE
 
 #: Of WebP: above it files grow quickly and nobody sees why.
 QUALITY = 78
-#: What may stand in an address as it is, beside letters and digits; base64 would be a quarter longer.
-PLAIN = " '()*+,-./:;=@_~"
+#: Points of a drawing that are as wide as a phone's page: a wider one scrolls there.
+PHONE = 290
+#: Colours of a drawing that the page's theme decides.
+THEMED = {INK: "currentcolor", GROUND: "var(--pst-color-background)"} | {
+    colour: f"var(--lip-{colour[1:]},{colour})"
+    for colour in {*METHOD_COLOURS.values(), *DETECTOR_COLOURS.values()} - {INK}
+}
 
 
 @dataclass(frozen=True)
@@ -41,23 +47,23 @@ class Side:
     alt: str
 
 
-def chart(figure: Figure, alt: str) -> str:
-    """A figure of lines and letters as an image element; the figure is closed."""
-    svg = _compact(_saved(figure, "svg").decode()).replace('"', "'")
-    return _img(f"svg+xml,{quote(svg, safe=PLAIN)}", alt)
+def chart(figure: Figure, alt: str, narrow: Figure | None = None) -> str:
+    """A figure as a drawing in the page; figures are closed.
 
-
-def photograph_figure(figure: Figure, alt: str) -> str:
-    """A figure that holds photographs as an image element; the figure is closed."""
-    with Image.open(io.BytesIO(_saved(figure, "png"))) as image:
-        return photograph(image.convert("RGB"), alt)
+    Args:
+        figure: what it holds of photographs becomes WebP.
+        alt: what it shows, for those who do not see it.
+        narrow: what a phone shows in its place.
+    """
+    if narrow is None:
+        return _drawing(figure, alt)
+    return _drawing(figure, alt, "lip-wide") + _drawing(narrow, alt, "lip-narrow")
 
 
 def photograph(image: Image.Image, alt: str) -> str:
     """A photograph as an image element of its own size."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=QUALITY, method=6)
-    return _img(f"webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", alt, image.size)
+    width, height = image.size
+    return f'<img src="{_webp(image)}" alt="{escape(alt)}" width="{width}" height="{height}" />'
 
 
 def captioned(picture: str, caption: str) -> str:
@@ -99,21 +105,48 @@ def compare(before: Side, afters: Sequence[Side], caption: str, legend: str) -> 
     return f"{head}{pictures}<figcaption>{caption}</figcaption></figure>"
 
 
-def _saved(figure: Figure, form: str) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, metadata={"Date": None} if form == "svg" else None)
+def _drawing(figure: Figure, alt: str, *classes: str) -> str:
+    """A figure as an SVG element: letters stay letters, ids are its own, colours follow the theme."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
-    return buffer.getvalue()
+    svg = _compact(buffer.getvalue())
+    width, height = (float(n) for n in re.findall(r"[\d.]+", re.search(r'viewBox="0 0 ([^"]*)"', svg)[1]))  # type: ignore[index]
+    of = hashlib.sha256(svg.encode()).hexdigest()[:6]
+    inside = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{of}", svg.partition(">")[2])
+    for colour, themed in THEMED.items():
+        inside = inside.replace(colour, themed)
+    scrolls = ("lip-scrolls",) if width > PHONE else ()
+    return (
+        f'<svg class="{" ".join(("lip-chart", *classes, *scrolls))}" role="img" aria-label="{escape(alt)}" '
+        f'viewBox="0 0 {width:g} {height:g}" width="{width / 0.75:.0f}" height="{height / 0.75:.0f}" '
+        f'style="--width:{width:.0f}">{inside}'
+    )
 
 
 def _compact(svg: str) -> str:
-    """An SVG without what nobody sees: who wrote it, comments, groups' names, indentation, thousandths of a point."""
-    svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    """An SVG without what nobody sees: who wrote it, comments, style sheets (the page's own serves), fonts' names,
+    groups' names, indentation, thousandths of a point; and with WebP in the place of PNG."""
+    gone = r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>"
+    svg = re.sub(gone, "", svg, flags=re.DOTALL)
+    svg = re.sub(r'"data:image/png;base64,([^"]*)"', lambda png: f'"{_webp(_decoded(png[1]))}"', svg)
     svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)
+    svg = re.sub(r"font: ([\d.]+px) '[^;\"]*", r"font-size: \1", svg)
     svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()
 
 
-def _img(data: str, alt: str, size: tuple[int, int] | None = None) -> str:
-    sized = f' width="{size[0]}" height="{size[1]}"' if size else ""
-    return f'<img src="data:image/{data}" alt="{escape(alt)}"{sized} />'
+def _decoded(png: str) -> Image.Image:
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        image.load()
+        return image
+
+
+def _webp(image: Image.Image) -> str:
+    """An image's address, the shorter one of what WebP keeps of a photograph and of a drawing without loss."""
+    found = []
+    for lossless in (False, True):
+        buffer = io.BytesIO()
+        image.save(buffer, "WEBP", quality=QUALITY, method=6, lossless=lossless)
+        found.append(buffer.getvalue())
+    return f"data:image/webp;base64,{base64.b64encode(min(found, key=len)).decode()}"

@@ -30,9 +30,12 @@ METHODS = {
     "lip-a": "LIP-A",
     "lip-h": "LIP-H",
 }
+#: What follows the page's theme: letters and lines, and the ground they stand on. Black and white themselves are the
+#: same in both themes, as on the colours of a heat map.
+INK, GROUND = "#1f2328", "#fefefe"
 #: One colour for each perturbation (Okabe and Ito's palette, safe for colour-blind readers).
 METHOD_COLOURS = {
-    "none": "#000000",
+    "none": INK,
     "random": "#767676",
     "imp": "#d55e00",
     "lp-w": "#e69f00",
@@ -41,9 +44,9 @@ METHOD_COLOURS = {
     "lip-a": "#009e73",
     "lip-h": "#cc79a7",
 }
-#: One colour and marker for each detector.
+#: One colour for each detector. ``book/_static/lip.css`` has lighter ones for the dark theme, by these names.
 DETECTOR_COLOURS = {
-    "hr": "#000000",
+    "hr": INK,
     "hr-mini": "#882255",
     "hr-mini-2": "#dd77aa",
     "centerface": "#117733",
@@ -75,11 +78,13 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def style() -> None:
-    """Sets matplotlib up for the book: readable on a phone, quiet grids, no frames, white in both themes."""
+    """Sets matplotlib up for the book: readable on a phone, quiet grids, no frames, letters and ground of the theme."""
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     plt.rcParams.update(
         {
+            **dict.fromkeys(inked, INK),
+            **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
             "figure.dpi": 110,
-            "figure.facecolor": "white",
             "font.size": 10,
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -87,6 +92,7 @@ def style() -> None:
             "grid.alpha": 0.25,
             "legend.frameon": False,
             "figure.constrained_layout.use": True,
+            "svg.fonttype": "none",
             "svg.hashsalt": "lipcore",
         }
     )

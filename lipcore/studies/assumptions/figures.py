@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lipcore.report.plotting import percent
-from lipcore.report.style import detector_name
+from lipcore.report.style import GROUND, detector_name
 
 
 def ablation_table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -45,11 +45,11 @@ def changes_figure(rows: pd.DataFrame, detector: str, most: int = 3) -> tuple[Fi
     changed.sort(key=lambda change: abs(change[0]))
     largest = list(dict.fromkeys(name for _, name, _ in reversed(changed) if name not in ("A2", "A5")))[:most]
     figure, axis = plt.subplots(figsize=(6.2, 0.23 * len(changed) + 1))
-    axis.axvline(0, color="#444444", lw=1)
+    axis.axvline(0, color="#767676", lw=1)
     for y, (points, name, _) in enumerate(changed):
         colour = "#0072b2" if name in largest else "#767676"
         axis.plot([0, points], [y, y], color=colour, lw=1.2)
-        axis.plot(points, y, "o", ms=6, color=colour, mfc=colour if name in largest else "white")
+        axis.plot(points, y, "o", ms=6, color=colour, mfc=colour if name in largest else GROUND)
     axis.set_yticks(range(len(changed)), [f"{name}  {variant}" for _, name, variant in changed], fontsize=8)
     axis.set_xlabel("change of attack success against the default (points)")
     axis.set_title(f"{detector_name(detector)}, LP at epsilon 2, nine faces at 40 px", loc="left", fontsize=10)

@@ -17,13 +17,11 @@ from lipcore.attacks.presets import PRESETS
 from lipcore.metrics.fddb import KINDS, N_IMAGES
 from lipcore.report.page import NotMeasured
 from lipcore.report.plotting import percent
-from lipcore.report.style import METHOD_COLOURS, detector_name, in_order, method_name
+from lipcore.report.style import INK, METHOD_COLOURS, detector_name, in_order, method_name
 from lipcore.studies.base.verdict_rules import LEAST_CLEAN
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.attack_tables import FALSE_POSITIVES, Shot, roc
 
-#: Of the clean images.
-BLACK = "#000000"
 #: Of what few faces were found before the attack.
 GREY = '<span class="lip-grey">{}</span>'
 
@@ -119,12 +117,12 @@ def roc_figure(found: Mapping[str, Mapping[str, Sequence[Shot]]]) -> Figure:
             for axis, kind in zip(line, KINDS, strict=True):
                 rate = np.concatenate(([0.0], getattr(curves, kind)))
                 false = np.concatenate(([0.0], curves.false_positives))
-                colour = METHOD_COLOURS.get(name, BLACK)
+                colour = METHOD_COLOURS.get(name, INK)
                 label = method_name(name)
                 axis.plot(false, 100 * rate, color=colour, lw=1.6, drawstyle="steps-post", label=label)
         for axis, kind in zip(line, KINDS, strict=True):
             for limit in limits:
-                axis.axvline(limit, color="#666666", ls="--", lw=0.8)
+                axis.axvline(limit, color="#767676", ls="--", lw=0.8)
             axis.set_title(f"{detector_name(detector)}, {kind}: {len(by[NONE])} images", loc="left", fontsize=10)
             axis.set_xlim(0, 1.5 * max(limits))
             axis.set_ylim(-2, 102)

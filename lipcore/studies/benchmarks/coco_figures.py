@@ -21,12 +21,11 @@ from lipcore.detectors.rpn import Proposals
 from lipcore.images import quantise
 from lipcore.metrics.coco import METRICS
 from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import FALSE, METHOD_COLOURS, TRUE, method_name
+from lipcore.report.style import FALSE, INK, METHOD_COLOURS, TRUE, method_name
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.coco_attack import CocoSettings, find_targets
 from lipcore.studies.benchmarks.coco_table import BASELINES, SIDES
 
-BLACK = "#000000"
 #: The poster's two columns, as this table names them; which AR it means is not said.
 POSTER_METRICS = {"ar": "ar100", "ap": "ap"}
 
@@ -89,7 +88,7 @@ def recall_figure(rows: pd.DataFrame, detector: str) -> Figure:
                 )
         clean = own[own["perturbation"] == NONE]
         if len(clean):
-            axis.axhline(100 * float(clean["value"].iloc[0]), color=BLACK, lw=1, ls="--", label="clean")
+            axis.axhline(100 * float(clean["value"].iloc[0]), color=INK, lw=1, ls="--", label="clean")
         ticks = sorted({e for e in own["epsilon"] if e > 0})
         axis.set_xticks([float(np.log2(e)) for e in ticks], [f"{e:g}" for e in ticks])
         axis.set_xlabel("epsilon (of 255)")

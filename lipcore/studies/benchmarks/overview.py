@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lipcore.report.style import DETECTOR_COLOURS, METHODS, detector_name, in_order, method_name
+from lipcore.report.style import DETECTOR_COLOURS, INK, METHODS, detector_name, in_order, method_name
 
 #: Each changes one thing of the one before: the loss, the crop, the separation, the targets.
 STEPS = ("imp", "imp-i", "lp", "lip-a", "lip-h")
@@ -38,13 +38,13 @@ def steps_figure(
         value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
         x = np.arange(len(STEPS)) + 0.09 * (number - (len(detectors) - 1) / 2)
         error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-        colour = DETECTOR_COLOURS.get(name, "#000000")
+        colour = DETECTOR_COLOURS.get(name, INK)
         label = f"{detector_name(name)} ({line['n'].max():.0f} images)"
         axis.errorbar(x, value, error, fmt="o-", ms=5, lw=1.4, color=colour, label=label)
     poster = {r["method"]: r["value"] for r in reported if r["metric"] == "asr" and r["subset"] == subset}
     known = [(i, poster[METHODS[step]]) for i, step in enumerate(STEPS) if METHODS[step] in poster]
     if known:
-        axis.plot(*zip(*known, strict=True), "kx", ms=8, mew=2, label="the poster, on HR (names no epsilon)")
+        axis.plot(*zip(*known, strict=True), "x", color=INK, ms=8, mew=2, label="the poster, on HR (names no epsilon)")
     axis.set_xticks(
         range(len(STEPS)), [f"{method_name(s)}\n{c}" for s, c in zip(STEPS, CHANGES, strict=True)], fontsize=9
     )

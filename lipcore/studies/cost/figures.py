@@ -24,8 +24,8 @@ from lipcore.studies.cost.timing import MODES, Layer
 
 #: Colour and line of each mode; the physical limit and what is only a part of a step are grey.
 LINES = {
-    "forward": ("#999999", ":"),
-    "raw": ("#999999", "--"),
+    "forward": ("#767676", ":"),
+    "raw": ("#767676", "--"),
     "imp": ("#d55e00", "-"),
     "naive": ("#0072b2", "-"),
     "exact": ("#009e73", "-"),
@@ -115,7 +115,7 @@ def model_figure(rows: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(5, 4))
     top = 1.15 * float(chosen[["model_ratio", "ratio_to_imp"]].max().max())
     low = 0.85 * float(chosen[["model_ratio", "ratio_to_imp"]].min().min())
-    axis.plot([low, top], [low, top], color="#666666", lw=1, label="as the model says")
+    axis.plot([low, top], [low, top], color="#767676", lw=1, label="as the model says")
     for marker, (detector, group) in zip("osD^v", chosen.groupby("detector", sort=False), strict=False):
         for mode, line in group.groupby("mode", sort=False):
             error = np.array([line["ratio_to_imp"] - line["ratio_low"], line["ratio_high"] - line["ratio_to_imp"]])
@@ -206,7 +206,7 @@ def peers_figure(rows: pd.DataFrame) -> Figure:
     for axis, (epsilon, group) in zip(axes[0], panels, strict=True):
         for marker, row in zip("vosD^P*", group.to_dict("records"), strict=False):
             if row["attack"] == PASSES:
-                axis.axvline(row["seconds_per_image"], color="#999999", ls="--", lw=1, label=PASSES)
+                axis.axvline(row["seconds_per_image"], color="#767676", ls="--", lw=1, label=PASSES)
                 continue
             low, high = (100 * abs(row["value"] - row[name]) for name in ("ci_low", "ci_high"))
             place = row["seconds_per_image"], 100 * row["value"]

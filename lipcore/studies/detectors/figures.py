@@ -17,7 +17,7 @@ from lipcore.detectors import Detector
 from lipcore.metrics.success import found
 from lipcore.report.page import NotMeasured
 from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import FALSE, LOST, TRUE
+from lipcore.report.style import FALSE, INK, LOST, TRUE
 from lipcore.studies.detectors.hr_mini_table import GROUNDS, MODES
 
 LABELS = {"pyramid": "pyramid (0.25, 0.5, 1, 2)", "single": "one scale, as attacks see it"}
@@ -43,7 +43,7 @@ def learning_figure(log: Sequence[Mapping[str, float]]) -> Figure:
     for key, (label, colour) in HELD_OUT.items():
         if key in log[0]:
             axes[1].plot(step, [100 * row[key] for row in log], "o-", ms=3, color=colour, label=label)
-    axes[2].plot(step, [row["lr"] for row in log], "o-", ms=3, color="#000000")
+    axes[2].plot(step, [row["lr"] for row in log], "o-", ms=3, color=INK)
     for axis, title in zip(axes, ("loss", "held-out photos (%)", "learning rate"), strict=True):
         axis.set_title(title, loc="left", fontsize=10)
         axis.set_xlabel("steps")

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from lipcore.attacks.presets import PRESETS
 from lipcore.report.page import NotMeasured
 from lipcore.report.plotting import PAPER, percent, show
-from lipcore.report.style import METHOD_COLOURS, detector_name, method_name
+from lipcore.report.style import DETECTOR_COLOURS, INK, METHOD_COLOURS, detector_name, method_name
 from lipcore.studies.base.verdict_rules import LEAST_CLEAN
 from lipcore.studies.interference.config import POSTER_CELLS, Config
 
@@ -263,7 +263,7 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
         if metric == "asr":
             known = {(r["faces"], r["distance"]): r["value"] for r in reported}
             at = [i for i, c in enumerate(cells) if c in known]
-            axis.plot(at, [known[cells[i]] for i in at], "kx", ms=7, label=PAPER)
+            axis.plot(at, [known[cells[i]] for i in at], "x", color=INK, ms=7, label=PAPER)
             axis.set_ylim(-4, 104)
         axis.set_xticks(range(len(cells)), [f"{f} face{'s' * (f > 1)}\n{d} px" for f, d in cells])
     for axis in axes[:, 0]:

@@ -14,7 +14,7 @@ from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector
 from lipcore.report.page import NotMeasured
 from lipcore.report.plotting import draw_boxes, percent, show
-from lipcore.report.style import METHOD_COLOURS, TRUE, detector_name, method_name
+from lipcore.report.style import INK, METHOD_COLOURS, TRUE, detector_name, method_name
 from lipcore.studies.mechanism.split import DECIDED, PATHS, Config, decided, prepare, split
 from lipcore.studies.mechanism.table import DIRECTIONS, INEQUALITIES
 
@@ -48,7 +48,7 @@ def flip_figure(rows: pd.DataFrame) -> Figure:
     lines = {
         "by_neighbours": ("neighbours alone", PARTS["neighbours"], "-"),
         "by_background": ("background alone", PARTS["background"], "-"),
-        "flipped": ("all together", "#000000", "--"),  # over the neighbours' line where there is no background
+        "flipped": ("all together", INK, "--"),  # over the neighbours' line where there is no background
     }
     for (path, cell), axis in panels.items():
         for metric, (label, colour, dashes) in lines.items():

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from lipcore.report.style import DETECTOR_COLOURS, METHOD_COLOURS, detector_name, in_order, method_name
+from lipcore.report.style import DETECTOR_COLOURS, INK, METHOD_COLOURS, detector_name, in_order, method_name
 from lipcore.studies.neighbours.bins import BINS, name_of
 
 NAMES = [name_of(low, high) for low, high in BINS]
@@ -33,7 +33,7 @@ def coefficient_figure(rows: pd.DataFrame) -> Figure:
         strength = f"epsilon {own['epsilon'].max():g}"
         faces = ", ".join(f"{n:.0f}" for n in own["n_faces"].fillna(0))
         label = f"{detector_name(name)}, {strength} ({faces} faces)"
-        _bars(axis, x, own, DETECTOR_COLOURS.get(name, "#000000"), label)
+        _bars(axis, x, own, DETECTOR_COLOURS.get(name, INK), label)
     axis.set_xticks(range(len(NAMES)), NAMES)
     axis.set_xlabel("nearest neighbour's distance, in sides of the ERF")
     axis.set_ylabel("interference coefficient")

@@ -16,10 +16,10 @@ from torch import Tensor
 from lipcore.attacks.crop import Support
 from lipcore.receptive_field import MeasuredErf
 from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import TRUE, detector_name
+from lipcore.report.style import DETECTOR_COLOURS, INK, TRUE, detector_name
 
 #: Mass of the gradient in percent -> its marker's colour.
-MASSES = {50: "#56b4e9", 90: "#0072b2", 99: "#000000"}
+MASSES = {50: "#56b4e9", 90: "#0072b2", 99: INK}
 
 
 def fields_figure(rows: pd.DataFrame) -> Figure:
@@ -30,7 +30,7 @@ def fields_figure(rows: pd.DataFrame) -> Figure:
     values = [dict(zip(group["metric"], group["value"], strict=True)) for _, group in groups]
     for y, own in enumerate(values):
         sides = [own[f"side_{mass}"] for mass in MASSES]
-        axis.plot([sides[0], own["trf"]], [y, y], color="#cccccc", lw=1, zorder=1)
+        axis.plot([sides[0], own["trf"]], [y, y], color="#999999", lw=1, zorder=1)
         for mass, colour in MASSES.items():
             label = f"{mass} % of the gradient" if y == 0 else None
             axis.scatter(own[f"side_{mass}"], y, s=22, color=colour, label=label, zorder=2)

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lipcore.report.style import DETECTOR_COLOURS, detector_name, in_order
+from lipcore.report.style import DETECTOR_COLOURS, GROUND, INK, detector_name, in_order
 from lipcore.studies.within_image.study import Config
 
 #: A coefficient under this is as good as nothing.
@@ -53,10 +53,10 @@ def where_it_ends(rows: pd.DataFrame) -> Figure:
     axis.axvline(1, color="#767676", lw=0.8, ls=":")
     detectors = in_order(rows["detector"]) if len(rows) else []
     for row in rows.to_dict("records"):
-        colour = DETECTOR_COLOURS.get(row["detector"], "#000000")
+        colour = DETECTOR_COLOURS.get(row["detector"], INK)
         size = 3 + 0.7 * float(row["faces"]) ** 0.5
         error = np.clip([[row["value"] - row["ci_low"]], [row["ci_high"] - row["value"]]], 0, None)
-        face, alpha = (colour, 1.0) if row["new"] else ("white", 0.55)
+        face, alpha = (colour, 1.0) if row["new"] else (GROUND, 0.55)
         point = {"ms": size, "mfc": face, "elinewidth": 0.8, "alpha": alpha, "zorder": 3 if row["new"] else 2}
         axis.errorbar(row["sides"], row["value"], error, fmt="o", color=colour, **point)
     axis.set_xscale("log", base=2)
@@ -65,12 +65,12 @@ def where_it_ends(rows: pd.DataFrame) -> Figure:
     axis.set_ylabel("interference coefficient (IMP-I)")
     axis.set_title(f"Alone against all, {_epsilons(rows)}", loc="left", fontsize=11)
     marks = [
-        Line2D([], [], marker="o", ls="", color=DETECTOR_COLOURS.get(d, "#000000"), label=detector_name(d))
+        Line2D([], [], marker="o", ls="", color=DETECTOR_COLOURS.get(d, INK), label=detector_name(d))
         for d in detectors
     ]
     for new, label in ((True, "within the image"), (False, "the first grids")):
-        fill = "#444444" if new else "white"
-        marks.append(Line2D([], [], marker="o", ls="", color="#444444", mfc=fill, label=label))
+        fill = INK if new else GROUND
+        marks.append(Line2D([], [], marker="o", ls="", color=INK, mfc=fill, label=label))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=9)
     return figure
 
