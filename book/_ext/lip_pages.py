@@ -1,11 +1,14 @@
-"""What every page has besides its text: a description for search engines and for whoever shares a link, and a
-dotted line under the first use of a word in each section that links to the glossary and shows what it means.
+"""What every page has besides its text: a description for search engines and for whoever shares a link, a dotted line
+under the first use of a word in each section that links to the glossary and shows what it means, and under the title of
+a chapter its notebook, what that costs to run again, and how to cite it.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -43,6 +46,20 @@ def _meta(app: Sphinx, page: str, template: str, context: dict[str, Any], doctre
     context["metatags"] = re.sub(
         r'<meta (property="og:|name="description")[^>]*>\s*', "", context.get("metatags", "")
     ) + "\n".join(tags)
+
+
+def _offer(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    path = Path(app.srcdir, f"{page}.ipynb")
+    if doctree is None or not path.is_file():
+        return
+    made = json.loads(path.read_text(encoding="utf8"))["metadata"].get("papermill", {})
+    profile, seconds = made.get("parameters", {}).get("profile", "quick"), made.get("duration")
+    cost = f": {seconds:.0f} s in the {profile} profile" if seconds else ""
+    offer = (
+        f'<p class="lip-offer"><a href="notebooks/{page}.ipynb" download>Download the notebook</a>'
+        f'<span><a href="rerun.html">Run it again</a>{cost}</span><a href="paper.html#how-to-cite">Cite</a></p>'
+    )
+    context["body"] = context["body"].replace("</h1>", f"</h1>\n{offer}", 1)
 
 
 def terms(glossary: nodes.document) -> dict[str, tuple[str, str]]:
@@ -108,5 +125,6 @@ def _link(page: str, term: tuple[str, str], shown: nodes.Node) -> nodes.referenc
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-page-context", _meta, priority=900)
+    app.connect("html-page-context", _offer)
     app.connect("doctree-resolved", _link_terms)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,5 @@
-/* Before and after: the pictures of .lip-compare laid over one another, with a slider, and with tabs where there are
-   several after-pictures. Without this script they stand below one another. */
+/* Before and after: the pictures of .lip-compare laid over one another, what is said of them below, with a slider, and
+   with tabs where there are several after-pictures. Without this script they stand below one another. */
 (() => {
   "use strict";
   const make = (tag, attributes = {}, ...children) => {
@@ -26,12 +26,13 @@
     };
     const choose = (after) => {
       current = after;
-      afters.forEach((each) => { each.hidden = each !== after; });
+      afters.forEach((each) => { each.hidden = said.get(each).hidden = each !== after; });
       place();
     };
     before.parentNode.insertBefore(stage, before);
     stage.append(before, ...afters, line);
-    stage.after(make("p", { class: "lip-slide" }, slider));
+    const said = new Map([before, ...afters].map((side) => [side, side.querySelector("p")]));
+    stage.after(make("div", { class: "lip-said" }, ...said.values()), make("p", { class: "lip-slide" }, slider));
     slider.addEventListener("input", place);
     const drag = (event) => {
       const box = stage.getBoundingClientRect();

@@ -26,7 +26,7 @@ def open_page(profile: str, detector: str, images: str = "") -> Page:
 def steps(page: Page) -> Chart:
     """From the whole-image attack to LIP, step by step."""
     return Chart(
-        steps_figure(page.rows, [], epsilon=2.0, subset="all", title="FDDB"),
+        steps_figure(page.rows, [], epsilon=2.0, subsets=["all"], title="FDDB"),
         "One thing changes from step to step. Bars: 95 % intervals over images.",
         "Share of FDDB's faces hidden by IMP, IMP-I, LP, LIP-A and LIP-H on each detector.",
     )

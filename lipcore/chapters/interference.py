@@ -54,6 +54,7 @@ def ends(page: Page) -> Iterator[Chart | Markup]:
         "and people.",
         "Interference coefficient against the distance in sides of the effective receptive field: it falls as faces "
         "stand farther apart, and lies at zero beyond one side.",
+        where_it_ends(found, narrow=True),
         sources=(within, earlier),
     )
     yield Markup(said(found), sources=(within, earlier))

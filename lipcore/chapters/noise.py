@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lipcore.detectors import Detector
-from lipcore.report.page import Chart, Makes, Markup, Page, Table, committed
-from lipcore.report.style import detector_name, in_order, method_name
+from lipcore.report.page import Makes, Markup, Page, Table, committed
+from lipcore.report.pictures import captioned
+from lipcore.report.style import detector_name, in_order
 from lipcore.results import frame
 from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks.attack_figures import visible_rows
 from lipcore.studies.noise import crowd
-from lipcore.studies.noise.figures import noise_figure, visibility_table
+from lipcore.studies.noise.figures import noise_pictures, visibility_table
 from lipcore.studies.noise.study import Noise, Shown
 
 
@@ -38,21 +39,16 @@ def open_page(profile: str, detector: str, images: str = "") -> Page:
     return Page("noise", path, FIGURES, TABLES, profile=profile, detector=detector, images=images, measured=measured)
 
 
-def noise(page: Page) -> Chart:
+def noise(page: Page) -> Markup:
     """One photograph clean and attacked, beside its noise."""
     of: Attacked = page.measured
     kept = [s for s in of.shown if s.scene.name == of.first and s.perturbation in ("", "imp", "imp-i", "lip-a")]
-    said = ", ".join(f"{method_name(s.perturbation or 'none')} {int(s.correct.sum())}" for s in kept)
     source = "" if page.images else f" <small>{crowd.credit(of.first)}</small>"
-    return Chart(
-        noise_figure(kept),
-        f"Epsilon {page.results['config']['epsilon']:g}. Left: what {detector_name(of.detector.name)} finds; yellow "
-        "boxes are right, red ones wrong, white dashes the faces. Right: the noise, 16 times as strong; grey is no "
-        f"change.{source}",
-        "A photograph clean and under three attacks, and the noise: IMP's everywhere, LIP-A's near faces. Found: "
-        f"{said}",
-        sources=(),
+    caption = (
+        f"Epsilon {page.results['config']['epsilon']:g}. What {detector_name(of.detector.name)} finds: yellow boxes "
+        f"are right, red ones wrong, white ones faces. Beside it the noise, 16 times as strong; grey is none.{source}"
     )
+    return Markup(captioned(noise_pictures(kept), caption), sources=())
 
 
 def slider(page: Page) -> Markup:

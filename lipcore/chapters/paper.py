@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from lipcore.detectors import load_detector
 from lipcore.paths import ROOT
@@ -29,12 +30,14 @@ def slider(page: Page) -> Markup:
 def steps(page: Page) -> Chart:
     """From the whole-image attack to LIP, step by step."""
     title = "WIDER FACE, medium faces"
+    drawn = partial(steps_figure, page.rows, page.results["reported"], epsilon=2.0, subsets=["medium"], title=title)
     return Chart(
-        steps_figure(page.rows, page.results["reported"], epsilon=2.0, subset="medium", title=title),
+        drawn(),
         "One thing changes from step to step. On CenterFace the jump is from IMP to IMP-I, where the loss changes and "
         "nothing is cropped; on RetinaFace there is no jump to speak of.",
         "Share of faces hidden by IMP, IMP-I, LP, LIP-A and LIP-H on each detector, with intervals. CenterFace rises "
         "by a half from IMP to IMP-I, RetinaFace hardly; IMP-I, LP and LIP-A lie on one height, and LIP-H falls below.",
+        drawn(narrow=True),
     )
 
 

@@ -25,6 +25,7 @@ def hidden(page: Page) -> Iterator[Exhibit]:
         "and what happened to the file.",
         "Heat map: rows say whom the noise was made against, columns what happened to the file; each cell is the share "
         "of faces hidden.",
+        heat_map(page.rows, narrow=True),
     )
 
 

@@ -57,6 +57,7 @@ def gradients(page: Page) -> Iterator[Chart]:
             "and both summed over rows.",
             f"{title}: a response's mean gradient as a bright blob, the Gaussian fitted to it, and both summed over "
             "rows; squares mark 50 and 90 % of the mass and the theoretical field.",
+            fold="What this build measured by itself, on few images",
             sources=(),
         )
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from lipcore.datasets.wider import read_pixels
 from lipcore.errors import DataError, UnknownName
@@ -62,6 +64,11 @@ class CrowdPhoto:
         """What must stand beside the photograph wherever it is shown."""
         photo = self.source.rsplit("/", 1)[-1].split("_")[0]
         return f"Photograph {photo} on Flickr (COCO {int(self.name)}), {self.licence}"
+
+    @property
+    def pixels(self) -> Tensor:
+        """(1, 3, H, W) float RGB, whole numbers in 0..255, read now; errors as of :meth:`read`."""
+        return torch.from_numpy(self.read()).permute(2, 0, 1)[None].float()
 
     def read(self) -> NDArray[np.uint8]:
         """The pixels (H, W, 3), RGB in 0..255.

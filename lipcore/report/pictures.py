@@ -37,7 +37,7 @@ class Side:
     Attributes:
         image: what is shown.
         label: what a tab calls it.
-        said: a line that stands on the picture.
+        said: a line that stands below the picture.
         alt: what it shows, for those who do not see it.
     """
 
@@ -76,9 +76,8 @@ def as_photograph(image: Tensor) -> Image.Image:
     return Image.fromarray(image[0].detach().round().clamp(0, 255).permute(1, 2, 0).byte().cpu().numpy())
 
 
-def with_boxes(image: Tensor, boxes: Tensor, colour: str = TRUE, width: int = 2) -> Image.Image:
-    """An image (1, 3, H, W) in 0..255 with boxes (N, 4), xyxy in pixels, drawn on it; each has a dark edge."""
-    picture = as_photograph(image)
+def boxed(picture: Image.Image, boxes: Tensor, colour: str = TRUE, width: int = 2) -> Image.Image:
+    """The picture itself, with boxes (N, 4), xyxy in pixels, drawn on it; each has a dark edge."""
     draw = ImageDraw.Draw(picture)
     for x0, y0, x1, y1 in np.rint(boxes.detach().cpu().numpy()).tolist():
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline="#000000")
@@ -103,6 +102,12 @@ def compare(before: Side, afters: Sequence[Side], caption: str, legend: str) -> 
     )
     head = f'<figure class="lip-compare" data-legend="{escape(legend)}">'
     return f"{head}{pictures}<figcaption>{caption}</figcaption></figure>"
+
+
+def pairs(sides: Sequence[Side]) -> str:
+    """HTML: photographs two beside one another, each above its line; on a phone all one below another."""
+    pictures = "".join(f"<div>{photograph(s.image, s.alt)}<p>{escape(s.said)}</p></div>" for s in sides)
+    return f'<div class="lip-pairs">{pictures}</div>'
 
 
 def _drawing(figure: Figure, alt: str, *classes: str) -> str:

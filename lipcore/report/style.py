@@ -79,11 +79,16 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 def style() -> None:
     """Sets matplotlib up for the book: readable on a phone, quiet grids, no frames, letters and ground of the theme."""
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     plt.rcParams.update(
         {
-            **dict.fromkeys(inked, INK),
-            **dict.fromkeys(("figure.facecolor", "axes.facecolor"), "none"),
+            "text.color": INK,
+            "axes.edgecolor": INK,
+            "axes.labelcolor": INK,
+            "axes.titlecolor": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "axes.facecolor": "none",
+            "figure.facecolor": "none",
             "figure.dpi": 110,
             "font.size": 10,
             "axes.spines.top": False,

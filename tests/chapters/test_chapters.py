@@ -39,5 +39,6 @@ def test_a_notebook_shows_all_that_its_chapter_has(chapter: str) -> None:
 def test_a_cell_of_a_notebook_shows_one_thing(chapter: str) -> None:
     lines = [line for line in code_of(ROOT / "book" / f"{chapter}.ipynb").splitlines() if line.strip()]
     plumbing = ("import ", "from ", "page = open_page(", "page.", "detector = ", "images = ", "profile = ")
+    plumbing += ("model = ", "photo = ", "attacked = Attack(", "before_and_after(")
     assert [line for line in lines if not line.startswith(plumbing)] == []
     assert "IPython" not in "".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 
 import lipcore.report.page as module
 from lipcore.errors import DataError, UnknownName
-from lipcore.report.page import Chart, Markup, NotMeasured, Page, Photographs, Table, committed
+from lipcore.report.page import Chart, Markup, NotMeasured, Page, Table, committed
+from lipcore.report.style import INK, METHOD_COLOURS
 from lipcore.results import Dataset, DetectorInfo, write_results
 
 
@@ -35,7 +37,13 @@ def written(path: Path, profile: str, value: float) -> Path:
 
 def line(page: Page | None = None) -> Figure:
     figure, axis = plt.subplots(figsize=(2, 2))
-    axis.plot([0, 1], [0.123456789, 1])
+    axis.plot([0, 1], [0.123456789, 1], "o-", color=METHOD_COLOURS["imp-i"])
+    return figure
+
+
+def picture() -> Figure:
+    figure, axis = plt.subplots(figsize=(5, 2))
+    axis.imshow([[0.0, 1.0], [2.0, 3.0]])
     return figure
 
 
@@ -49,7 +57,8 @@ def absent(page: Page) -> Table:
 
 FIGURES = {
     "first": lambda page: Chart(line(), "Success & distance.", "A line that rises"),
-    "seen": lambda page: Photographs(line(), "A photograph.", "What is on it", sources=()),
+    "seen": lambda page: Chart(picture(), "A photograph.", "What is on it", sources=()),
+    "both": lambda page: Chart(line(), "Success.", "A line that rises", line()),
 }
 TABLES = {
     "short": lambda page: Table(lines(12), "Success. Small: intervals."),
@@ -90,7 +99,7 @@ def test_a_figure_has_caption_text_source_and_downloads(page: Page) -> None:
     before = plt.get_fignums()
     text = html(page.figure("first"))
     assert "<figcaption>Success & distance.</figcaption>" in text
-    assert re.search(r'<img src="data:image/svg\+xml,[^"]+" alt="A line that rises"', text)
+    assert re.search(r'<svg class="lip-chart" role="img" aria-label="A line that rises"', text)
     assert 'href="notebooks/chapter.ipynb"' in text
     assert 'href="data/full/example.csv"' in text
     assert 'href="data/full/example.json"' in text
@@ -100,21 +109,47 @@ def test_a_figure_has_caption_text_source_and_downloads(page: Page) -> None:
 
 
 def test_a_chart_is_a_whole_drawing_and_no_longer_than_it_must_be(page: Page) -> None:
-    from urllib.parse import unquote
+    drawn = re.search(r"<svg.*</svg>", html(page.figure("first")))
+    assert drawn is not None
+    tree = ElementTree.fromstring(drawn[0].replace("xlink:href", "href"))
+    assert [node.tag for node in tree.iter() if node.tag in ("metadata", "style")] == []
+    assert not re.search(r' d="[^"]*\.\d{3}', drawn[0])
+    known = {node.get("id") for node in tree.iter()}
+    named = re.findall(r'(?:url\(|href=")#(\w+)', drawn[0])
+    assert named
+    assert set(named) <= known
+    assert [node.text for node in tree.iter("text")].count("0.5") >= 1, "letters stay letters"
 
-    address = re.search(r'src="data:image/svg\+xml,([^"]+)"', html(page.figure("first")))
-    assert address is not None
-    drawing = unquote(address[1])
-    assert drawing.startswith("<svg")
-    assert drawing.endswith("</svg>")
-    assert "metadata" not in drawing
-    assert not re.search(r" d='[^']*\.\d{3}", drawing)
-    assert all(f"id='{name}'" in drawing for name in re.findall(r"url\(#(\w+)\)", drawing))
+
+def test_a_chart_is_in_the_colours_of_the_pages_theme(page: Page) -> None:
+    text = html(page.figure("first"))
+    assert "stroke: currentcolor" in text
+    assert INK not in text
+    assert "var(--lip-0072b2,#0072b2)" in text
+    assert "#ffffff" not in text, "it has no ground of its own"
+
+
+def test_charts_share_no_ids(page: Page) -> None:
+    one, other = (set(re.findall(r'\bid="(\w+)"', html(page.figure(name)))) for name in ("first", "seen"))
+    assert one
+    assert not one & other
+
+
+def test_a_phone_gets_a_drawing_of_its_own(page: Page) -> None:
+    text = html(page.figure("both"))
+    assert re.findall(r'<svg class="lip-chart ([\w-]+)"', text) == ["lip-wide", "lip-narrow"]
+    assert text.count('aria-label="A line that rises"') == 2
+
+
+def test_a_wide_drawing_says_that_it_goes_on(page: Page) -> None:
+    assert "lip-scrolls" not in html(page.figure("first"))
+    assert 'class="lip-chart lip-scrolls"' in html(page.figure("seen"))
 
 
 def test_photographs_are_webp_and_what_no_result_made_has_no_source(page: Page) -> None:
     text = html(page.figure("seen"))
     assert "data:image/webp;base64," in text
+    assert "image/png" not in text
     assert "made-by" not in text
 
 

@@ -7,8 +7,18 @@ import re
 import pandas as pd
 import pytest
 
+from lipcore.paths import ROOT
 from lipcore.report.plotting import folded, html_table, percent
-from lipcore.report.style import DETECTORS, METHODS, detector_name, in_order, method_name
+from lipcore.report.style import (
+    DETECTOR_COLOURS,
+    DETECTORS,
+    INK,
+    METHOD_COLOURS,
+    METHODS,
+    detector_name,
+    in_order,
+    method_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,3 +49,27 @@ def test_names_and_order_are_the_same_everywhere() -> None:
     assert in_order(["mine", "pnet", "centerface", "pnet", "hr-mini"]) == ["hr-mini", "centerface", "pnet", "mine"]
     assert in_order(reversed(METHODS)) == list(METHODS)
     assert len(set(DETECTORS.values())) == len(DETECTORS)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG defines it, of #rrggbb."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("colours", [METHOD_COLOURS, DETECTOR_COLOURS])
+def test_colours_are_seen_on_the_ground_of_both_themes(colours: dict[str, str]) -> None:
+    dark = re.search(r'html\[data-theme="dark"\] \{(.*?)\n\}', (ROOT / "book/_static/lip.css").read_text(), re.DOTALL)
+    assert dark is not None
+    lighter = dict(re.findall(r"--lip-([0-9a-f]{6}): (#[0-9a-f]{6});", dark[1]))
+    in_the_dark = {}
+    for name, colour in colours.items():
+        if colour == INK:
+            continue
+        in_the_dark[name] = lighter.get(colour[1:], colour)
+        assert 1.05 / (luminance(colour) + 0.05) >= 2.2, f"{name} on white"
+        assert (luminance(in_the_dark[name]) + 0.05) / (luminance("#14181e") + 0.05) >= 4.5, (
+            f"{name} on the dark ground"
+        )
+    assert len(set(in_the_dark.values())) == len({c for c in colours.values() if c != INK})

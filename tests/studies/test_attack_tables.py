@@ -267,16 +267,19 @@ class TestShown:
         assert all("33 % found" in c for c in grey)
         assert plots.found_table(made, **at)["hard"].str.contains("lip-grey").tolist() == [False, True]
 
-    def test_the_posters_number_stands_beside_and_all_or_none_is_counted(
+    def test_the_posters_number_stands_below_and_all_or_none_is_counted(
         self, two: tuple[list[dict[str, Any]], dict[str, Any]]
     ) -> None:
         made = pd.DataFrame(two[0])
         reported = [{"method": "LP", "metric": "asr", "subset": "hard", "value": 62.1}]
         shown = plots.attack_table(made, reported, detector="d", update="i-fgsm", epsilon=8.0)
-        assert list(shown["perturbation"])[:2] == ["clean", "random signs"]
-        (cell,) = shown[shown["perturbation"] == "LP"].filter(like="ASR hard").to_numpy().flat
-        assert cell.startswith("67 ")
-        assert "poster 62.1" in cell
+        lines = list(shown["perturbation"])
+        assert lines[:2] == ["clean", "random signs"]
+        at = lines.index("LP")
+        assert lines[at + 1] == "LP, poster (HR)"
+        mine, poster = shown.filter(like="ASR hard").iloc[[at, at + 1], 0]
+        assert mine.startswith("67 ")
+        assert poster == "62.1"
         assert "<br>" not in "".join(map(str, shown.to_numpy().flat)), "one line a cell"
         assert "7 images" in plots.attack_caption(made, detector="d", update="i-fgsm", epsilon=8.0, of="toys")
 

@@ -20,7 +20,7 @@ def test_each_strength_of_each_perturbation_is_a_choice() -> None:
     assert left[1] <= left[0] <= pictures.found
     assert left[3] <= left[2] <= pictures.found
     page = slider(detector, of, ("imp",), (1.0, 4.0))
-    assert "at epsilon 1 or 4 of 255" in page
+    assert 'data-legend="Attack"' in page
     assert "by more than epsilon of 255" in page
     assert "by more than 2 of 255" in slider(detector, of, ("imp",), 2.0)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lipcore.attacks.presets import PRESETS
 from lipcore.metrics.fddb import KINDS, N_IMAGES
 from lipcore.report.page import NotMeasured
-from lipcore.report.plotting import percent
+from lipcore.report.plotting import PAPER, percent
 from lipcore.report.style import INK, METHOD_COLOURS, detector_name, in_order, method_name
 from lipcore.studies.base.verdict_rules import LEAST_CLEAN
 from lipcore.studies.benchmarks.attack_runs import NONE
@@ -35,7 +35,7 @@ def attack_table(
     epsilon: float,
     metrics: Sequence[str] = ("ap", "asr"),
 ) -> pd.DataFrame:
-    """The main table: a line for each perturbation, a column for each metric and subset, the poster's beside.
+    """The main table: a line for each perturbation, the poster's below it, a column for each metric and subset.
 
     A column of which the detector finds less than 80 % of the faces on the clean images is printed grey and says so.
 
@@ -56,13 +56,15 @@ def attack_table(
         value, _, interval = percent(row).partition(" ")
         method = method_name(row["perturbation"])
         known = poster.get((method if method != "clean" else "None", row["metric"], row["subset"]))
-        beside = f' <small class="lip-poster">poster {known:g}</small>' if known is not None else ""
         entry = table.setdefault(row["perturbation"], {"perturbation": method})
-        entry[column] = _greyed(f"{value} <small>{interval}</small>{beside}", row["clean_rate"])
+        entry[column] = _greyed(f"{value} <small>{interval}</small>", row["clean_rate"])
+        if known is not None:
+            beside = table.setdefault(f"{row['perturbation']} poster", {"perturbation": f"{method}, {PAPER}"})
+            beside[column] = f"{known:g}"
         if row["clean_rate"] < LEAST_CLEAN:
             heads[column] = f"{column} <small>({100 * row['clean_rate']:.0f} % found)</small>"
-    order = [p for p in (NONE, "random", *PRESETS) if p in table]
-    return pd.DataFrame([table[p] for p in dict.fromkeys(order)]).fillna("–").rename(columns=heads)
+    order = [line for p in (NONE, "random", *PRESETS) for line in (p, f"{p} poster") if line in table]
+    return pd.DataFrame([table[line] for line in dict.fromkeys(order)]).fillna("–").rename(columns=heads)
 
 
 def attack_caption(rows: pd.DataFrame, *, detector: str, update: str, epsilon: float, of: str) -> str:

@@ -20,7 +20,7 @@ from lipcore.detectors.base import Detections
 from lipcore.detectors.rpn import Proposals
 from lipcore.images import quantise
 from lipcore.metrics.coco import METRICS
-from lipcore.report.plotting import draw_boxes, show
+from lipcore.report.plotting import PAPER, draw_boxes, show
 from lipcore.report.style import FALSE, INK, METHOD_COLOURS, TRUE, method_name
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.coco_attack import CocoSettings, find_targets
@@ -38,7 +38,7 @@ def proposal_table(
     epsilon: float,
     variant: str = "objects",
 ) -> pd.DataFrame:
-    """The table: a line for each perturbation, a column for each metric, the poster's beside.
+    """The table: a line for each perturbation, the poster's below it, a column for each metric.
 
     Args:
         rows: of the study.
@@ -58,10 +58,11 @@ def proposal_table(
         line = row["detector"] if naive else row["perturbation"]
         entry = table.setdefault(line, {"perturbation": line if naive else method_name(line)})
         known = poster.get((method_name(row["perturbation"]), row["metric"]))
-        beside = f' <small class="lip-poster">poster {known:g}</small>' if known is not None and not naive else ""
-        value = f"{row['value']:.3f}" if row["metric"] == "ssim" else _short(row)
-        entry[columns[row["metric"]]] = f"{value}{beside}"
-    order = [NONE, *BASELINES, *PRESETS]
+        entry[columns[row["metric"]]] = f"{row['value']:.3f}" if row["metric"] == "ssim" else _short(row)
+        if known is not None and not naive:
+            beside = table.setdefault(f"{line} poster", {"perturbation": f"{method_name(line)}, {PAPER}"})
+            beside[columns[row["metric"]]] = f"{known:g}"
+    order = [NONE, f"{NONE} poster", *BASELINES, *(line for p in PRESETS for line in (p, f"{p} poster"))]
     return pd.DataFrame([table[p] for p in order if p in table]).fillna("–")
 
 

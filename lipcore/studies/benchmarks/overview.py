@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lipcore.report.style import DETECTOR_COLOURS, INK, METHODS, detector_name, in_order, method_name
@@ -18,38 +19,58 @@ CHANGES = ("", "loss of the\nfaces alone", "cropped", "each face\nby itself", "o
 
 
 def steps_figure(
-    rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], *, epsilon: float, subset: str, title: str
+    rows: pd.DataFrame,
+    reported: Sequence[Mapping[str, Any]],
+    *,
+    epsilon: float,
+    subsets: Sequence[str],
+    title: str,
+    narrow: bool = False,
 ) -> Figure:
-    """Attack success of every step on every detector with I-FGSM, and the poster's.
+    """Attack success of every step on every detector with I-FGSM, and the poster's: a panel for each subset.
 
     Args:
         rows: of an attack study.
         reported: the poster's numbers, in percent.
         epsilon: at which strength.
-        subset: of which faces.
+        subsets: of which faces.
         title: what was attacked.
+        narrow: for a phone, panels one below another.
     """
     at = (rows["metric"] == "asr") & (rows["update"] == "i-fgsm") & (rows["epsilon"] == epsilon)
-    chosen = rows[at & (rows["subset"] == subset)]
-    figure, axis = plt.subplots(figsize=(6.2, 3.8))
-    detectors = in_order(chosen["detector"])
+    chosen = rows[at & rows["subset"].isin(list(subsets))]
+    n = len(subsets)
+    lines, columns = (n, 1) if narrow else (1, n)
+    size = (3.7, 1.8 * n + 2.4) if narrow else (6.2 if n == 1 else 3.1 * n, 3.8)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, sharex=True)
+    for axis, subset in zip(axes.flat, subsets, strict=True):
+        _steps(axis, chosen[chosen["subset"] == subset])
+        poster = {r["method"]: r["value"] for r in reported if r["metric"] == "asr" and r["subset"] == subset}
+        known = [(i, poster[METHODS[step]]) for i, step in enumerate(STEPS) if METHODS[step] in poster]
+        if known:
+            label = "the poster, on HR (names no epsilon)"
+            axis.plot(*zip(*known, strict=True), "x", color=INK, ms=8, mew=2, label=label)
+        axis.set_ylim(0, 104)
+        if n > 1:
+            axis.set_title(subset, loc="left", fontsize=10)
+    names = [method_name(step) for step in STEPS]
+    ticks = names if n > 1 else [f"{name}\n{change}" for name, change in zip(names, CHANGES, strict=True)]
+    for axis in axes[-1]:
+        axis.set_xticks(range(len(STEPS)), ticks, fontsize=7 if narrow and n == 1 else 9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("faces hidden (%)")
+    figure.suptitle(f"{title}, epsilon {epsilon:g} of 255", x=0.01, ha="left", fontsize=11)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=1 if narrow else 2)
+    return figure
+
+
+def _steps(axis: Axes, rows: pd.DataFrame) -> None:
+    """A line for each detector."""
+    detectors = in_order(rows["detector"])
     for number, name in enumerate(detectors):
-        line = chosen[chosen["detector"] == name].set_index("perturbation").reindex(list(STEPS))
+        line = rows[rows["detector"] == name].set_index("perturbation").reindex(list(STEPS))
         value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
         x = np.arange(len(STEPS)) + 0.09 * (number - (len(detectors) - 1) / 2)
         error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-        colour = DETECTOR_COLOURS.get(name, INK)
         label = f"{detector_name(name)} ({line['n'].max():.0f} images)"
-        axis.errorbar(x, value, error, fmt="o-", ms=5, lw=1.4, color=colour, label=label)
-    poster = {r["method"]: r["value"] for r in reported if r["metric"] == "asr" and r["subset"] == subset}
-    known = [(i, poster[METHODS[step]]) for i, step in enumerate(STEPS) if METHODS[step] in poster]
-    if known:
-        axis.plot(*zip(*known, strict=True), "x", color=INK, ms=8, mew=2, label="the poster, on HR (names no epsilon)")
-    axis.set_xticks(
-        range(len(STEPS)), [f"{method_name(s)}\n{c}" for s, c in zip(STEPS, CHANGES, strict=True)], fontsize=9
-    )
-    axis.set_ylim(0, 104)
-    axis.set_ylabel("faces hidden (%)")
-    axis.set_title(f"{title}, epsilon {epsilon:g} of 255", loc="left", fontsize=11)
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
-    return figure
+        axis.errorbar(x, value, error, fmt="o-", ms=5, lw=1.4, color=DETECTOR_COLOURS.get(name, INK), label=label)

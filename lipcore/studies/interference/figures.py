@@ -23,8 +23,6 @@ from lipcore.studies.interference.config import POSTER_CELLS, Config
 
 #: The labels of the metrics, and what they are multiplied by.
 METRICS = {"asr": ("attack success (%)", 100.0), "interference": ("interference coefficient", 1.0)}
-#: Of detectors side by side.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 
 def cells_figure(config: Config) -> Figure:
@@ -110,7 +108,8 @@ def distance_figure(rows: pd.DataFrame, sides: Mapping[str, float], epsilons: Se
     )
     for axis, (epsilon, name) in zip(axes.flat, product(shown, names), strict=True):
         panel = chosen[(chosen["epsilon"] == epsilon) & (chosen["perturbation"] == name)]
-        for colour, (detector, side) in zip(SERIES, sides.items(), strict=False):
+        for detector, side in sides.items():
+            colour = DETECTOR_COLOURS.get(detector, INK)
             for _, points in panel[panel["detector"] == detector].sort_values("distance").groupby("faces"):
                 x = points["distance"].to_numpy(dtype=np.float64) / side
                 value, low, high = (points[c].to_numpy(dtype=np.float64) for c in ("value", "ci_low", "ci_high"))
@@ -128,9 +127,15 @@ def distance_figure(rows: pd.DataFrame, sides: Mapping[str, float], epsilons: Se
     for axis in axes[:, 0]:
         axis.set_ylabel(METRICS["interference"][0])
     drawn = [d for d in sides if (chosen["detector"] == d).any()]
-    colours_of = dict(zip(sides, SERIES, strict=False))
     handles = [
-        Line2D([], [], marker="o", color=colours_of[d], lw=0.8, label=f"{detector_name(d)} ({sides[d]:.0f} px)")
+        Line2D(
+            [],
+            [],
+            marker="o",
+            color=DETECTOR_COLOURS.get(d, INK),
+            lw=0.8,
+            label=f"{detector_name(d)} ({sides[d]:.0f} px)",
+        )
         for d in drawn
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
@@ -167,7 +172,7 @@ def _lines(
         for name in [p for p in PRESETS if p in set(group["perturbation"])]:
             _line(axis, group[group["perturbation"] == name].sort_values(along), along, name)
         axis.set_xscale("log", base=2)
-        ticks = sorted(set(group[along]))
+        ticks = _apart(sorted(set(group[along])))
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks], fontsize=8)
         axis.minorticks_off()
         axis.set_ylim(-4, 104)
@@ -176,6 +181,15 @@ def _lines(
     axes[0, 0].set_ylabel(METRICS["asr"][0])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
+
+
+def _apart(values: Sequence[float], ratio: float = 1.5) -> list[float]:
+    """Those of some ascending values that a logarithmic axis has room to name."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or value >= ratio * kept[-1]:
+            kept.append(value)
+    return kept
 
 
 def _by(rows: pd.DataFrame, panel: str) -> list[tuple[Any, pd.DataFrame]]:
@@ -188,7 +202,9 @@ def _line(axis: Axes, points: pd.DataFrame, along: str, name: str) -> None:
     x = points[along].to_numpy(dtype=np.float64)
     value, low, high = (100 * points[c].to_numpy(dtype=np.float64) for c in ("value", "ci_low", "ci_high"))
     axis.plot(x, value, "o-", ms=3.5, lw=1.3, color=METHOD_COLOURS[name], label=method_name(name))
-    axis.fill_between(x, low, high, color=METHOD_COLOURS[name], alpha=0.12, lw=0)
+    # Where all or none are hidden there is no spread to draw a band from; see `percent`.
+    spread = (value > 0) & (value < 100)
+    axis.fill_between(x, low, high, where=spread, color=METHOD_COLOURS[name], alpha=0.12, lw=0)
 
 
 def ipi_table(

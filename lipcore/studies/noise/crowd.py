@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import product
@@ -19,7 +19,8 @@ from lipcore.detectors import Detections, Detector
 from lipcore.errors import NoFaceFound
 from lipcore.images import quantise
 from lipcore.metrics.success import found
-from lipcore.report.pictures import Side, compare, with_boxes
+from lipcore.report.page import Shown
+from lipcore.report.pictures import Side, as_photograph, boxed, compare
 from lipcore.report.style import detector_name, method_name
 
 #: The stand of a stadium, and the upper part of the photograph, in which nearly all of its faces are.
@@ -45,8 +46,7 @@ class Scene:
 
 def scene(photo: CrowdPhoto, rows: tuple[int, int] | None = None) -> Scene:
     """A photograph of a crowd with the faces that count."""
-    image = torch.from_numpy(photo.read()).permute(2, 0, 1)[None].float()
-    return Scene(image, torch.from_numpy(photo.boxes[photo.counted]).float(), rows, photo.attribution)
+    return Scene(photo.pixels, torch.from_numpy(photo.boxes[photo.counted]).float(), rows, photo.attribution)
 
 
 def scene_of(name: str) -> Scene:
@@ -107,6 +107,25 @@ def compared(detector: Detector, of: Scene, perturbations: Sequence[str], epsilo
         NoFaceFound: the detector finds no face on the clean photograph.
     """
     image = of.image.to(next(detector.parameters()).device)
+    attacked = {}
+    for preset, epsilon in product(perturbations, epsilons):
+        label = method_name(preset) if len(epsilons) == 1 else f"{method_name(preset)}, epsilon {epsilon:g}"
+        attacked[label] = Attack(preset, i_fgsm(epsilon))(detector, image).image
+    return drawn(detector, of, attacked)
+
+
+def drawn(detector: Detector, of: Scene, attacked: Mapping[str, Tensor]) -> Compared:
+    """Draws what the detector finds on a photograph and on attacked ones.
+
+    Args:
+        detector: looks.
+        of: the photograph.
+        attacked: label -> image (1, 3, H, W) in 0..255, which is looked at as it would be saved.
+
+    Raises:
+        NoFaceFound: the detector finds no face on the clean photograph.
+    """
+    image = of.image.to(next(detector.parameters()).device)
     clean = detector.detect(image)[0]
     truth = of.truth if len(of.truth) else clean.boxes.cpu()
     before, name = int(found(truth, clean.boxes).sum()), detector_name(detector.name)
@@ -115,14 +134,31 @@ def compared(detector: Detector, of: Scene, perturbations: Sequence[str], epsilo
     alt = f"The clean photograph: yellow boxes around the {before} faces that {name} finds"
     first = Side(_shown(of, image, clean), "clean", f"clean: {before} faces found", alt)
     afters = []
-    for preset, epsilon in product(perturbations, epsilons):
-        attacked = quantise(Attack(preset, i_fgsm(epsilon))(detector, image).image)
-        after = detector.detect(attacked)[0]
-        left, method = int(found(truth, after.boxes).sum()), method_name(preset)
-        alt = f"The photograph under {method} at epsilon {epsilon:g}, which looks the same: boxes around {left} faces"
-        label = f"{method}, epsilon {epsilon:g}" if len(epsilons) > 1 else method
-        afters.append(Side(_shown(of, attacked, after), label, f"{label}: {left} faces found", alt))
+    for label, noisy in attacked.items():
+        saved = quantise(noisy)
+        after = detector.detect(saved)[0]
+        left = int(found(truth, after.boxes).sum())
+        alt = f"The photograph, {label}, which looks the same: boxes around {left} faces"
+        afters.append(Side(_shown(of, saved, after), label, f"{label}: {left} faces found", alt))
     return Compared(first, afters, len(truth), before)
+
+
+def before_and_after(detector: Detector, photo: CrowdPhoto, attacked: Tensor) -> Shown:
+    """A crowd beside its attacked self, as a notebook shows it.
+
+    Args:
+        detector: looks at both.
+        photo: the crowd.
+        attacked: (1, 3, H, W) in 0..255.
+    """
+    of = scene(photo)
+    pictures = drawn(detector, of, {"attacked": attacked})
+    most = (quantise(attacked).cpu() - of.image).abs().max()
+    caption = (
+        f"What the call above made, the largest change of a value {most:.0f} of 255. Yellow boxes: what "
+        f"{detector_name(detector.name)} finds. <small>{escape(of.source)}; boxes and noise are ours.</small>"
+    )
+    return Shown(compare(pictures.before, pictures.afters, caption, "Attack"))
 
 
 def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon: float | Sequence[float]) -> str:
@@ -146,7 +182,7 @@ def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon:
         f"The noise changes no colour of any pixel by more than {most} of 255.{part}"
     )
     credit = f" <small>{escape(of.source)}; boxes and noise are ours.</small>" if of.source else ""
-    legend = f"Attack, at epsilon {' or '.join(f'{e:g}' for e in epsilons)} of 255"
+    legend = f"Attack, at epsilon {epsilons[0]:g} of 255" if len(epsilons) == 1 else "Attack"
     return compare(pictures.before, pictures.afters, caption + credit, legend)
 
 
@@ -165,5 +201,5 @@ def cover(before: Side, after: Side) -> Image.Image:
 
 
 def _shown(of: Scene, image: Tensor, detections: Detections) -> Image.Image:
-    picture = with_boxes(image, detections.boxes)
+    picture = boxed(as_photograph(image), detections.boxes)
     return picture.crop((0, of.rows[0], picture.width, of.rows[1])) if of.rows else picture

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
-from torch import Tensor
 
-from lipcore.report.plotting import draw_boxes, show
+from lipcore.report.pictures import Side, as_photograph, boxed, pairs
 from lipcore.report.style import FALSE, LOST, TRUE, method_name
 from lipcore.studies.noise.study import Shown
 
@@ -34,26 +31,23 @@ def visibility_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table.values()).fillna("–")
 
 
-def noise_figure(shown: Sequence[Shown]) -> Figure:
-    """One image under each perturbation: detections (yellow true, red false, white dashes lost), and noise x 16."""
-    figure, axes = plt.subplots(
-        len(shown), 2, figsize=(8, 8 / 2 * len(shown) * _aspect(shown[0].image) + 0.3), squeeze=False
-    )
-    for (left, right), item in zip(axes, shown, strict=True):
-        show(left, item.image)
-        draw_boxes(left, item.scene.boxes, LOST, dashed=True)
-        draw_boxes(left, item.detections.boxes[item.correct], TRUE)
-        draw_boxes(left, item.detections.boxes[~item.correct], FALSE)
+def noise_pictures(shown: Sequence[Shown]) -> str:
+    """HTML: one image under each perturbation, with what is found on it, each beside its noise x 16.
+
+    Boxes: yellow true, red false, white the faces that are lost.
+    """
+    sides = []
+    for item in shown:
         found, wrong = int(item.correct.sum()), int((~item.correct).sum())
         name = method_name(item.perturbation or "none")
-        left.set_title(f"{name}: {found} of {len(item.scene.boxes)} found, {wrong} false", loc="left", fontsize=10)
-        noise = (item.image.cpu() - item.scene.image) * 16 + 127.5
-        show(right, noise.clamp(0, 255))
+        picture = boxed(as_photograph(item.image), item.scene.boxes, LOST, width=1)
+        picture = boxed(picture, item.detections.boxes[item.correct], TRUE)
+        picture = boxed(picture, item.detections.boxes[~item.correct], FALSE)
+        text = f"{name}: {found} of {len(item.scene.boxes)} faces found, {wrong} false"
+        sides.append(Side(picture, name, text, f"The photograph, {text}"))
+        noise = as_photograph((item.image.cpu() - item.scene.image) * 16 + 127.5)
         v = item.visibility
-        label = "no noise" if not item.perturbation else f"noise x 16 · PSNR {v.psnr:.1f} dB · {v.touched:.0%} touched"
-        right.set_title(label, loc="left", fontsize=10)
-    return figure
-
-
-def _aspect(image: Tensor) -> float:
-    return float(image.shape[2] / image.shape[3])
+        text = "no noise" if not item.perturbation else f"its noise x 16: PSNR {v.psnr:.1f} dB, {v.touched:.0%} touched"
+        alt = "Grey: no noise" if not item.perturbation else f"The noise of {name}; {v.touched:.0%} of it is not grey"
+        sides.append(Side(noise, name, text, alt))
+    return pairs(sides)

@@ -82,8 +82,7 @@ def crowds(count: int) -> Iterator[Scene]:
     """Photographs of crowds that may be shown, with the faces that count; those of :data:`SHOWN` first."""
     known = {photo.name: photo for photo in load_crowds()}
     for name in [*SHOWN, *(name for name in known if name not in SHOWN)][:count]:
-        image = torch.from_numpy(known[name].read()).permute(2, 0, 1)[None].float()
-        yield Scene(name, image, torch.from_numpy(known[name].boxes[known[name].counted]).float())
+        yield Scene(name, known[name].pixels, torch.from_numpy(known[name].boxes[known[name].counted]).float())
 
 
 def measure(path: Path, profile: str, detector: Detector, config: Config) -> list[Shown]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -22,20 +24,24 @@ WORDS = {
 }
 
 
-def heat_map(rows: pd.DataFrame) -> Figure:
+def heat_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """Share of the faces hidden: whom the noise is made against, beside what happens to the file."""
     pooled = rows[(rows["metric"] == "hidden") & (rows["target"] == "") & (rows["situation"] != "")]
     values = {(r["situation"], r["treatment"]): r for _, r in pooled.iterrows()}
     shown = [s for s in WORDS if s in SITUATIONS and (s, "none") in values]
     grid = [[values[s, t]["value"] if (s, t) in values else float("nan") for t in WAYS] for s in shown]
-    figure, axis = plt.subplots(figsize=(6.4, 0.8 + 0.7 * len(shown)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(3.7 if narrow else 6.4, 0.8 + 0.7 * len(shown)))
     axis.imshow(grid, cmap="viridis", vmin=0, vmax=1, aspect="auto")
     for i, line in enumerate(grid):
         for j, value in enumerate(line):
             _cell(axis, i, j, value)
-    axis.set_xticks(range(len(WAYS)), list(WAYS.values()))
-    axis.set_yticks(range(len(shown)), [f"made against\n{WORDS[s]}" for s in shown])
-    axis.set_title("Faces hidden, in %, LIP-A at epsilon 8")
+    across, down = [*WAYS.values()], [f"made against\n{WORDS[s]}" for s in shown]
+    if narrow:
+        across, down = ([textwrap.fill(words, 14) for words in names] for names in (across, down))
+    axis.set_xticks(range(len(WAYS)), across, fontsize=8 if narrow else 10)
+    axis.set_yticks(range(len(shown)), down, fontsize=8 if narrow else 10)
+    axis.grid(visible=False)
+    axis.set_title("Faces hidden, in %, LIP-A at epsilon 8", x=0 if not narrow else -0.4, ha="left", fontsize=11)
     axis.tick_params(length=0)
     return figure
 

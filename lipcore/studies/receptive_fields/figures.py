@@ -16,7 +16,7 @@ from torch import Tensor
 from lipcore.attacks.crop import Support
 from lipcore.receptive_field import MeasuredErf
 from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import DETECTOR_COLOURS, INK, TRUE, detector_name
+from lipcore.report.style import INK, TRUE, detector_name
 
 #: Mass of the gradient in percent -> its marker's colour.
 MASSES = {50: "#56b4e9", 90: "#0072b2", 99: INK}

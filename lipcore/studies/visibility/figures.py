@@ -48,7 +48,7 @@ def visibility_figure(rows: pd.DataFrame, metric: str = "psnr", kind: str = "") 
         if metric != "touched":
             axis.invert_xaxis()
         axis.set_ylim(-4, 108)
-        title = f"{detector_name(detector)}, {dataset}: {panel['n'].min():.0f} images"
+        title = f"{detector_name(detector)}, {panel['n'].min():.0f} images\n{dataset}"
         axis.set_title(title, loc="left", fontsize=8)
         axis.set_xlabel(LABELS[metric], fontsize=9)
     for axis in axes[:, 0]:

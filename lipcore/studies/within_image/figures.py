@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,15 +41,16 @@ def coefficient_rows(within: Mapping[str, Any], sides: Mapping[str, float], earl
     return rows[at].sort_values(["detector", "sides", "faces"])
 
 
-def where_it_ends(rows: pd.DataFrame) -> Figure:
+def where_it_ends(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """Coefficient against distance over the ERF's side, a colour for each detector.
 
     Filled: within the image, by rules written first; hollow: the first grids. Larger points: more faces.
 
     Args:
         rows: of :func:`coefficient_rows`.
+        narrow: for a phone.
     """
-    figure, axis = plt.subplots(figsize=(7.2, 4.0))
+    figure, axis = plt.subplots(figsize=(3.7, 4.6) if narrow else (7.2, 4.0))
     axis.axhline(0, color="#767676", lw=0.8)
     axis.axvline(1, color="#767676", lw=0.8, ls=":")
     detectors = in_order(rows["detector"]) if len(rows) else []
@@ -61,17 +63,18 @@ def where_it_ends(rows: pd.DataFrame) -> Figure:
         axis.errorbar(row["sides"], row["value"], error, fmt="o", color=colour, **point)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
-    axis.set_xlabel("distance of the faces, in sides of the square that holds 90 % of a response's gradient")
+    label = "distance of the faces, in sides of the square\nthat holds 90 % of a response's gradient"
+    axis.set_xlabel(label if narrow else label.replace("\n", " "))
     axis.set_ylabel("interference coefficient (IMP-I)")
-    axis.set_title(f"Alone against all, {_epsilons(rows)}", loc="left", fontsize=11)
+    title = textwrap.wrap(f"Alone against all, {_epsilons(rows)}", 42 if narrow else 100)
+    axis.set_title("\n".join(title), loc="left", fontsize=10 if narrow else 11)
     marks = [
-        Line2D([], [], marker="o", ls="", color=DETECTOR_COLOURS.get(d, INK), label=detector_name(d))
-        for d in detectors
+        Line2D([], [], marker="o", ls="", color=DETECTOR_COLOURS.get(d, INK), label=detector_name(d)) for d in detectors
     ]
     for new, label in ((True, "within the image"), (False, "the first grids")):
         fill = INK if new else GROUND
         marks.append(Line2D([], [], marker="o", ls="", color=INK, mfc=fill, label=label))
-    figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=9)
+    figure.legend(handles=marks, loc="outside lower center", ncols=2 if narrow else len(marks), fontsize=9)
     return figure
 
 
