@@ -187,7 +187,7 @@ def success_table(page: Page) -> Iterator[Table]:
         yield Table(
             table,
             f"{detector_name(name)}: faces lost, in percent of those found before, I-FGSM; small: 95 % intervals. n: "
-            "images.",
+            "images, after the † those of the values marked so.",
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ def folded(title: str, html: str) -> str:
 
 
 def html_table(frame: pd.DataFrame, caption: str = "") -> str:
-    """A table as HTML that scrolls sideways on a narrow screen; cells may hold HTML of their own.
+    """A table as HTML that scrolls sideways on a narrow screen; cells may hold HTML of their own, and an interval at a
+    cell's end is printed small.
 
     A row whose ``_dim`` column is true is printed grey; the column itself is not shown.
     """
@@ -42,11 +44,15 @@ def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     head = "".join(f'<th scope="col">{column}</th>' for column in body.columns)
     lines = []
     for grey, (first, *others) in zip(dim, body.itertuples(index=False), strict=True):
-        cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{value}</td>" for value in others)
+        cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{_small(value)}</td>" for value in others)
         lines.append(f"<tr{' class=dim' if grey else ''}>{cells}</tr>")
     titled = f"<caption>{caption}</caption>" if caption else ""
     table = f"<table>{titled}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return f'<div class="lip-table" tabindex="0">{table}</div>'
+
+
+def _small(value: Any) -> str:
+    return re.sub(r" (\[[^\]<>]*\])$", r" <small>\1</small>", str(value))
 
 
 def show(axis: Axes, image: Tensor) -> None:

@@ -158,7 +158,7 @@ class TestTable:
         assert "made against the one detector that looks hides 75 % of the faces" in said
         assert "made against all but the one that looks: not measured yet." in said
         assert "2 photographs of" in said
-        assert figures.heat_map(table).axes[0].get_title()
+        assert figures.heat_map(table).get_suptitle()
 
 
 class TestStudy:

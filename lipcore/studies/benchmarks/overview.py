@@ -44,7 +44,7 @@ def steps_figure(
     size = (3.7, 1.8 * n + 2.4) if narrow else (6.2 if n == 1 else 3.1 * n, 3.8)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, sharex=True)
     for axis, subset in zip(axes.flat, subsets, strict=True):
-        _steps(axis, chosen[chosen["subset"] == subset])
+        _steps(axis, chosen[chosen["subset"] == subset], chosen.groupby("detector")["n"].agg(["min", "max"]))
         poster = {r["method"]: r["value"] for r in reported if r["metric"] == "asr" and r["subset"] == subset}
         known = [(i, poster[METHODS[step]]) for i, step in enumerate(STEPS) if METHODS[step] in poster]
         if known:
@@ -64,13 +64,13 @@ def steps_figure(
     return figure
 
 
-def _steps(axis: Axes, rows: pd.DataFrame) -> None:
-    """A line for each detector."""
+def _steps(axis: Axes, rows: pd.DataFrame, images: pd.DataFrame) -> None:
+    """A line for each detector; ``images``: how many each has at least and at most, over all panels."""
     detectors = in_order(rows["detector"])
     for number, name in enumerate(detectors):
         line = rows[rows["detector"] == name].set_index("perturbation").reindex(list(STEPS))
         value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
         x = np.arange(len(STEPS)) + 0.09 * (number - (len(detectors) - 1) / 2)
         error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-        label = f"{detector_name(name)} ({line['n'].max():.0f} images)"
+        label = f"{detector_name(name)} ({' to '.join(str(n) for n in sorted(set(images.loc[name])))} images)"
         axis.errorbar(x, value, error, fmt="o-", ms=5, lw=1.4, color=DETECTOR_COLOURS.get(name, INK), label=label)

@@ -73,7 +73,7 @@ def grid_figure(rows: pd.DataFrame, detector: str, epsilons: Sequence[float], me
             table[place] = value = scale * row["value"]
             bright = value > (low + high) / 2 if metric == "asr" else abs(value) < 0.3
             colour = "#999999" if row["clean_rate"] < LEAST_CLEAN else "black" if bright else "white"
-            text = f"{value:.0f}" if metric == "asr" else f"{value:.2f}"
+            text = f"{value:.0f}" if metric == "asr" else f"{value:z.2f}"
             axis.text(*place[::-1], text, ha="center", va="center", fontsize=7, color=colour)
         image = axis.imshow(table, origin="lower", aspect="auto", vmin=low, vmax=high, cmap=colours)
         axis.set_title(f"{method_name(name)}, epsilon {epsilon:g}", loc="left", fontsize=9)
@@ -235,9 +235,11 @@ def ipi_table(
         }
         entry = table.setdefault((*cell, epsilons.index(row["epsilon"])), start)
         value, _, interval = percent(row).partition(" ")
-        # Not every perturbation is measured on all images of a cell.
-        fewer = f", n {row['n']}" if row["n"] != entry["n"] else ""
-        entry[method_name(row["perturbation"])] = f"{value} <small>{interval}{fewer}</small>"
+        # Not every perturbation is measured on all images of a cell: a mark, which the column of numbers explains.
+        fewer = row["n"] != int(str(entry["n"]).partition(" ")[0])
+        if fewer:
+            entry["n"] = f"{str(entry['n']).partition(' ')[0]} <small>† {row['n']}</small>"
+        entry[method_name(row["perturbation"])] = f"{value}{'†' * fewer} <small>{interval}</small>"
     methods = [method_name(name) for name in PRESETS]
     order = ["faces", "distance", PAPER, "ε", "n", "clean", *methods, "_dim"]
     made = pd.DataFrame([table[key] for key in sorted(table)])

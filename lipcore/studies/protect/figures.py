@@ -41,7 +41,7 @@ def heat_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     axis.set_xticks(range(len(WAYS)), across, fontsize=8 if narrow else 10)
     axis.set_yticks(range(len(shown)), down, fontsize=8 if narrow else 10)
     axis.grid(visible=False)
-    axis.set_title("Faces hidden, in %, LIP-A at epsilon 8", x=0 if not narrow else -0.4, ha="left", fontsize=11)
+    figure.suptitle("Faces hidden, in %, LIP-A at epsilon 8", x=0.01, ha="left", fontsize=11)
     axis.tick_params(length=0)
     return figure
 
