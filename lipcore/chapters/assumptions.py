@@ -24,7 +24,8 @@ def changes(page: Page) -> Iterator[Chart]:
     for name in (first, *others):
         figure, said = changes_figure(page.rows, name)
         caption = f"{detector_name(name)}: changes of attack success in points; filled: the three that matter."
-        yield Chart(figure, caption, said, fold="" if name == first else f"The same on {detector_name(name)}")
+        narrow, _ = changes_figure(page.rows, name, narrow=True)
+        yield Chart(figure, caption, said, narrow, fold="" if name == first else f"The same on {detector_name(name)}")
 
 
 def every(page: Page) -> Table:

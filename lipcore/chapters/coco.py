@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lipcore.datasets.photographs import astronaut, background
 from lipcore.detectors import load_detector
 from lipcore.detectors.rpn import Proposals
@@ -25,11 +27,13 @@ def open_page(profile: str, detector: str, images: str = "") -> Page:
 
 def recall(page: Page) -> Chart:
     """What is left of the proposals, against the strength."""
+    drawn = partial(recall_figure, page.rows, page.results["summary"]["detector"])
     return Chart(
-        recall_figure(page.rows, page.results["summary"]["detector"]),
+        drawn(),
         "Average recall at 100 proposals, average precision, and the share of objects lost, against epsilon; I-FGSM, "
         "intervals over images.",
         "Average recall, average precision and the share of objects lost against epsilon for every perturbation.",
+        drawn(narrow=True),
     )
 
 

@@ -47,11 +47,13 @@ def templates(page: Page) -> Chart:
 
 def found(page: Page) -> Chart:
     """What it finds and what it misses."""
+    shown = examples(page.measured)
     return Chart(
-        example_figure(page.measured, examples(page.measured)),
+        example_figure(page.measured, shown),
         "Detections of HR-mini at probability 0.5 and one scale: yellow true, red false, white dashes missed.",
         "A portrait and two generated crowds with yellow boxes around the faces that HR-mini finds: nearly all of "
         "them.",
+        example_figure(page.measured, shown, narrow=True),
         sources=(),
     )
 

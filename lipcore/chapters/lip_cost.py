@@ -51,6 +51,7 @@ def seconds(page: Page) -> Chart:
         "Seconds a step against the number of faces, medians of turns.",
         "Seconds a step against the number of faces: one pass for each face rises steeply, the windows hardly more "
         "than IMP.",
+        cost_figure(page.rows, narrow=True),
     )
 
 

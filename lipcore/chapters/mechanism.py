@@ -32,6 +32,7 @@ def parts(page: Page) -> Chart:
         "means over the faces looked at.",
         "Stacked bars of whose gradient lies inside a face's crop at each step: under IMP the background's share "
         "grows, under IMP-I there is none.",
+        part_figure(page.rows, narrow=True),
     )
 
 

@@ -44,6 +44,7 @@ def sides(page: Page) -> Chart:
         "Effective and theoretical receptive fields of every detector and template. Sides in pixels on a logarithmic "
         "scale.",
         "Sides of effective and theoretical receptive fields of every detector and template on a logarithmic scale.",
+        fields_figure(page.rows, narrow=True),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from lipcore.report.page import Chart, Makes, Page, Table
 from lipcore.results import frame
 from lipcore.studies.base.study import Run
@@ -19,12 +21,14 @@ def maps(page: Page) -> Chart:
     """Noise made on each detector against faces hidden from each."""
     there = set(page.rows["treatment"])
     treatments = [t for t in ("none", "jpeg 75", "half size") if t in there]
+    drawn = partial(transfer_figure, page.rows, _subset(page), "lip-a", treatments)
     return Chart(
-        transfer_figure(page.rows, _subset(page), "lip-a", treatments),
+        drawn(),
         "As it is, after JPEG at quality 75, and after shrinking to half size and back. Faces count that the target "
         "finds on the clean image after the same treatment.",
         "Three maps of noise made on each detector against faces hidden from each: dark on the diagonal, pale "
         "elsewhere, paler after JPEG and shrinking.",
+        drawn(narrow=True),
     )
 
 

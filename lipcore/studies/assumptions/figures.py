@@ -23,13 +23,14 @@ def ablation_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table.values())
 
 
-def changes_figure(rows: pd.DataFrame, detector: str, most: int = 3) -> tuple[Figure, str]:
+def changes_figure(rows: pd.DataFrame, detector: str, most: int = 3, *, narrow: bool = False) -> tuple[Figure, str]:
     """How far ASR moves when one answer is changed, sorted by size; the defaults, at zero, are left out.
 
     Args:
         rows: of the study.
         detector: whose.
         most: so many assumptions with the largest changes are filled; strength (A5) is not one of them.
+        narrow: for a phone.
 
     Returns:
         The figure, and a text that says what it shows.
@@ -44,14 +45,15 @@ def changes_figure(rows: pd.DataFrame, detector: str, most: int = 3) -> tuple[Fi
     ]
     changed.sort(key=lambda change: abs(change[0]))
     largest = list(dict.fromkeys(name for _, name, _ in reversed(changed) if name not in ("A2", "A5")))[:most]
-    figure, axis = plt.subplots(figsize=(6.2, 0.23 * len(changed) + 1))
+    figure, axis = plt.subplots(figsize=(3.7 if narrow else 6.2, 0.23 * len(changed) + 1))
     axis.axvline(0, color="#767676", lw=1)
     for y, (points, name, _) in enumerate(changed):
         colour = "#0072b2" if name in largest else "#767676"
         axis.plot([0, points], [y, y], color=colour, lw=1.2)
         axis.plot(points, y, "o", ms=6, color=colour, mfc=colour if name in largest else GROUND)
     axis.set_yticks(range(len(changed)), [f"{name}  {variant}" for _, name, variant in changed], fontsize=8)
-    axis.set_xlabel("change of attack success against the default (points)")
-    axis.set_title(f"{detector_name(detector)}, LP at epsilon 2, nine faces at 40 px", loc="left", fontsize=10)
+    figure.supxlabel("change of attack success against the default (points)", fontsize=8 if narrow else 10)
+    title = f"{detector_name(detector)}, LP at epsilon 2, nine faces at 40 px"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     top = "; ".join(f"{name} {variant} {points:+.0f}" for points, name, variant in reversed(changed[-5:]))
     return figure, f"Changes of attack success in points, sorted. The largest: {top}. Most of the others are near zero."

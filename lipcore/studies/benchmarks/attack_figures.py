@@ -155,7 +155,7 @@ def strength_figure(rows: pd.DataFrame, update: str) -> Figure:
     for axis in axes[:, 0]:
         axis.set_ylabel("attack success (%)")
     for axis in axes[-1]:
-        axis.set_xlabel(f"epsilon of {update} (of 255)")
+        axis.set_xlabel(f"epsilon of {update.upper()} (of 255)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
@@ -201,7 +201,9 @@ def transfer_table(rows: pd.DataFrame, subset: str) -> pd.DataFrame:
     return pd.DataFrame([table[key] for key in sorted(table, key=lambda k: (order.index(k[0]), *k[1:]))]).fillna("–")
 
 
-def transfer_figure(rows: pd.DataFrame, subset: str, perturbation: str, treatments: Sequence[str]) -> Figure:
+def transfer_figure(
+    rows: pd.DataFrame, subset: str, perturbation: str, treatments: Sequence[str], *, narrow: bool = False
+) -> Figure:
     """Heat maps: noise made on one detector (lines) against the faces it hides from another (columns), in percent.
 
     Args:
@@ -209,15 +211,17 @@ def transfer_figure(rows: pd.DataFrame, subset: str, perturbation: str, treatmen
         subset: of which faces.
         perturbation: of which noise.
         treatments: a map for each, what was done to the attacked photograph.
+        narrow: for a phone, maps one below another.
     """
     at = (rows["metric"] == "asr") & (rows["subset"] == subset) & (rows["perturbation"] == perturbation)
     chosen = rows[at]
     names = in_order(chosen["detector"])
     titles = [detector_name(name) for name in names]
-    figure, axes = plt.subplots(
-        1, len(treatments), figsize=(2.5 * len(treatments) + 1, 3.2), squeeze=False, sharey=True
-    )
-    for axis, treatment in zip(axes[0], treatments, strict=True):
+    n = len(treatments)
+    lines, columns = (n, 1) if narrow else (1, n)
+    size = (3.7, 2.5 * n + 1) if narrow else (2.5 * n + 1, 3.2)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, sharex=True)
+    for axis, treatment in zip(axes.flat, treatments, strict=True):
         group = chosen[chosen["treatment"] == treatment].set_index(["detector", "target"])["value"]
         values = np.array([[100 * group.get((source, target), np.nan) for target in names] for source in names])
         axis.imshow(values, cmap="Blues", vmin=0, vmax=100)
@@ -231,7 +235,8 @@ def transfer_figure(rows: pd.DataFrame, subset: str, perturbation: str, treatmen
         axis.set_title(
             "as it is" if treatment == "none" else treatment.replace("jpeg", "JPEG"), loc="left", fontsize=10
         )
-    axes[0, 0].set_ylabel("noise made on")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("noise made on")
     figure.supxlabel("faces hidden from (%)", fontsize=9)
     epsilon = chosen["epsilon"].max()
     figure.suptitle(f"{method_name(perturbation)}, epsilon {epsilon:g} of 255", fontsize=11)

@@ -20,7 +20,7 @@ from lipcore.detectors.base import Detections
 from lipcore.detectors.rpn import Proposals
 from lipcore.images import quantise
 from lipcore.metrics.coco import METRICS
-from lipcore.report.plotting import PAPER, draw_boxes, show
+from lipcore.report.plotting import draw_boxes, show
 from lipcore.report.style import FALSE, INK, METHOD_COLOURS, TRUE, method_name
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.coco_attack import CocoSettings, find_targets
@@ -60,7 +60,7 @@ def proposal_table(
         known = poster.get((method_name(row["perturbation"]), row["metric"]))
         entry[columns[row["metric"]]] = f"{row['value']:.3f}" if row["metric"] == "ssim" else _short(row)
         if known is not None and not naive:
-            beside = table.setdefault(f"{line} poster", {"perturbation": f"{method_name(line)}, {PAPER}"})
+            beside = table.setdefault(f"{line} poster", {"perturbation": f"{method_name(line)}, poster"})
             beside[columns[row["metric"]]] = f"{known:g}"
     order = [NONE, f"{NONE} poster", *BASELINES, *(line for p in PRESETS for line in (p, f"{p} poster"))]
     return pd.DataFrame([table[p] for p in order if p in table]).fillna("–")
@@ -72,10 +72,13 @@ def _short(row: Mapping[Any, Any]) -> str:
     return f"{value:.1f} <small>[{low:.1f}, {high:.1f}]</small>"
 
 
-def recall_figure(rows: pd.DataFrame, detector: str) -> Figure:
-    """AR@100, AP and the share of objects lost against epsilon, one line a perturbation."""
+def recall_figure(rows: pd.DataFrame, detector: str, *, narrow: bool = False) -> Figure:
+    """AR@100, AP and the share of objects lost against epsilon, a line a perturbation; below one another if narrow."""
     chosen = rows[(rows["detector"] == detector) & (rows["subset"] == "all") & (rows["variant"] == "objects")]
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4))
+    lines, columns = (3, 1) if narrow else (1, 3)
+    size = (3.7, 7.6) if narrow else (10.5, 3.4)
+    figure, panels = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    axes = panels.ravel()
     for axis, (metric, title) in zip(axes, (("ar100", "AR@100"), ("ap", "AP"), ("asr", "objects lost")), strict=True):
         own = chosen[chosen["metric"] == metric]
         for name in PRESETS:
@@ -95,7 +98,7 @@ def recall_figure(rows: pd.DataFrame, detector: str) -> Figure:
         axis.set_xlabel("epsilon (of 255)")
         axis.set_title(f"{title} (%)", loc="left", fontsize=10)
         axis.set_ylim(bottom=0)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3 if narrow else 8)
     return figure
 
 

@@ -74,20 +74,26 @@ def cost_table(rows: pd.DataFrame, detector: str) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def cost_figure(rows: pd.DataFrame, column: str = "seconds_per_step", label: str = "seconds a step") -> Figure:
+def cost_figure(
+    rows: pd.DataFrame, column: str = "seconds_per_step", label: str = "seconds a step", *, narrow: bool = False
+) -> Figure:
     """A quantity of each mode against the number of faces, on the canvas that all numbers share; a panel a detector.
 
     Args:
         rows: of the results.
         column: ``"seconds_per_step"`` or ``"peak_mb"``.
         label: of the vertical axis.
+        narrow: for a phone, panels one below another.
     """
     chosen = rows[(rows["distance"] == 0) & rows[column].notna()]
     if chosen.empty:
         raise NotMeasured("Not measured.")
     panels = list(chosen.groupby("detector", sort=False))
-    figure, axes = plt.subplots(1, len(panels), figsize=(max(6.5, 3.6 * len(panels)), 3.4), squeeze=False)
-    for axis, (detector, group) in zip(axes[0], panels, strict=True):
+    n = len(panels)
+    lines, columns = (n, 1) if narrow else (1, n)
+    size = (3.7, 2.4 * n + 1.2) if narrow else (max(6.5, 3.6 * n), 3.4)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    for axis, (detector, group) in zip(axes.flat, panels, strict=True):
         for mode, (colour, ls) in LINES.items():
             line = group[group["mode"] == mode].sort_values("faces")
             if not line.empty:
@@ -102,8 +108,9 @@ def cost_figure(rows: pd.DataFrame, column: str = "seconds_per_step", label: str
         axis.set_xticks([], minor=True)
         axis.set_xlabel(f"faces on {group['canvas'].iloc[0]} px")
         axis.set_title(detector_name(str(detector)), loc="left", fontsize=10)
-    axes[0, 0].set_ylabel(label)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(label)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=1 if narrow else 2)
     return figure
 
 

@@ -112,10 +112,12 @@ def examples(detector: Detector, crowds: int = 6, shown: int = 2) -> list[Scene]
     return [Scene("astronaut", astronaut(), torch.empty(0, 4)), *(scenes[i] for i in worst)]
 
 
-def example_figure(detector: Detector, scenes: Sequence[Scene]) -> Figure:
+def example_figure(detector: Detector, scenes: Sequence[Scene], *, narrow: bool = False) -> Figure:
     """Detections: yellow true, red false, white dashes missed; without ground truth all are yellow."""
-    figure, axes = plt.subplots(1, len(scenes), figsize=(10, 3.2), squeeze=False)
-    for axis, scene in zip(axes[0], scenes, strict=True):
+    lines, columns = (len(scenes), 1) if narrow else (1, len(scenes))
+    size = (3.7, 3.2 * len(scenes)) if narrow else (10, 3.2)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    for axis, scene in zip(axes.flat, scenes, strict=True):
         detections = detector.detect(scene.image)[0].boxes
         right = found(detections, scene.boxes) if len(scene.boxes) else torch.ones(len(detections), dtype=torch.bool)
         missed = ~found(scene.boxes, detections)

@@ -22,10 +22,10 @@ from lipcore.studies.mechanism.table import DIRECTIONS, INEQUALITIES
 PARTS = {"own": "#009e73", "neighbours": "#0072b2", "background": "#d55e00", "both": "#cc79a7", "outside": "#f2f2f2"}
 
 
-def part_figure(rows: pd.DataFrame) -> Figure:
+def part_figure(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """Shares of the absolute gradient inside e_i at each step: own targets, neighbours, background; a panel a cell."""
     _needs_faces(rows)
-    figure, panels = _panels(rows, "share of the gradient\nin $e_i$ (%)")
+    figure, panels = _panels(rows, "share of the gradient\nin $e_i$ (%)", narrow=narrow)
     for (path, cell), axis in panels.items():
         chosen = _of(rows, cell, path)
         below = np.zeros(0)
@@ -163,12 +163,16 @@ def _needs_faces(rows: pd.DataFrame) -> None:
         raise NotMeasured("Not measured: no face was found.")
 
 
-def _panels(rows: pd.DataFrame, label: str) -> tuple[Figure, Panels]:
-    """A panel for each path (rows) and cell (columns)."""
+def _panels(rows: pd.DataFrame, label: str, *, narrow: bool = False) -> tuple[Figure, Panels]:
+    """A panel for each path (rows) and cell (columns); for a phone the other way round."""
     cells = _cells(rows)
     size = (2.2 * max(2, len(cells)) + 0.8, 2.2 * len(PATHS) + 0.6)
-    figure, axes = plt.subplots(len(PATHS), len(cells), figsize=size, squeeze=False, sharey=True)
-    panels = {(path, cell): axes[i, j] for i, path in enumerate(PATHS) for j, cell in enumerate(cells)}
+    shape = (len(PATHS), len(cells))
+    if narrow:
+        shape, size = shape[::-1], (3.7, 1.7 * len(cells) + 0.8)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=True)
+    down = axes.T if narrow else axes
+    panels = {(path, cell): down[i, j] for i, path in enumerate(PATHS) for j, cell in enumerate(cells)}
     for (path, (faces, distance)), axis in panels.items():
         axis.set_title(f"{method_name(path)}: {faces} at {distance} px", loc="left", fontsize=9)
     for axis in axes[:, 0]:

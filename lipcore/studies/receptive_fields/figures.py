@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -16,17 +17,18 @@ from torch import Tensor
 from lipcore.attacks.crop import Support
 from lipcore.receptive_field import MeasuredErf
 from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import INK, TRUE, detector_name
+from lipcore.report.style import DETECTOR_COLOURS, INK, TRUE, detector_name
 
 #: Mass of the gradient in percent -> its marker's colour.
 MASSES = {50: "#56b4e9", 90: "#0072b2", 99: INK}
 
 
-def fields_figure(rows: pd.DataFrame) -> Figure:
+def fields_figure(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """A line for each detector and template: sides of the squares that hold 50, 90 and 99 % of a response's gradient,
-    the theoretical field, and R^2 of the Gaussian."""
+    the theoretical field, and R^2 of the Gaussian; for a phone the names stand in two lines."""
     groups = list(rows.groupby(["detector", "template"], sort=False))
-    figure, axis = plt.subplots(figsize=(7.5, 0.27 * len(groups) + 1.2))
+    size = (3.7, 0.33 * len(groups) + 1.4) if narrow else (7.5, 0.27 * len(groups) + 1.2)
+    figure, axis = plt.subplots(figsize=size)
     values = [dict(zip(group["metric"], group["value"], strict=True)) for _, group in groups]
     for y, own in enumerate(values):
         sides = [own[f"side_{mass}"] for mass in MASSES]
@@ -37,17 +39,17 @@ def fields_figure(rows: pd.DataFrame) -> Figure:
         axis.scatter(own["trf"], y, marker="|", s=90, color="#d55e00", label="TRF" if y == 0 else None, zorder=2)
         axis.text(1.02, y, f"R² {own['r2']:.2f}", transform=axis.get_yaxis_transform(), va="center", fontsize=8)
     axis.set_xscale("log")
-    axis.set_xticks([10, 20, 50, 100, 200, 500, 1000])
+    axis.set_xticks([10, 100, 1000] if narrow else [10, 20, 50, 100, 200, 500, 1000])
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.minorticks_off()
     axis.set_yticks(
         range(len(groups)),
-        [f"{detector_name(str(detector))}: {template}" for (detector, template), _ in groups],
-        fontsize=8,
+        [textwrap.fill(f"{detector_name(str(d))}: {template}", 16 if narrow else 60) for (d, template), _ in groups],
+        fontsize=7 if narrow else 8,
     )
     axis.invert_yaxis()
     axis.set_xlabel("side in pixels")
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=1 if narrow else 4)
     return figure
 
 
@@ -114,11 +116,12 @@ def overlap_figure(rows: pd.DataFrame) -> Figure:
         template = templates[len(templates) // 2]
         group = every[every["template"] == template]
         distance = group["metric"].str.removeprefix("overlap_").astype(int)
-        axis.plot(distance, 100 * group["value"], "o-", label=f"{detector_name(str(detector))} ({template})")
+        label, colour = f"{detector_name(str(detector))} ({template})", DETECTOR_COLOURS.get(str(detector), INK)
+        axis.plot(distance, 100 * group["value"], "o-", label=label, color=colour)
     axis.set_xlabel("distance between the faces' edges (px)")
     axis.set_ylabel("e_i covered by\nthe neighbour's (%)")
     axis.set_ylim(-3, 103)
-    axis.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
