@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class LipcoreError(Exception):
@@ -72,3 +74,21 @@ def out_of_memory(error: BaseException) -> str | None:
     elif found := re.search(r"[Tt]ried to allocate ([\d.]+ [KMGT]i?B)|Unable to allocate ([\d.]+ [KMGT]i?B)", text):
         needed = f" ({found[1] or found[2]} more were needed)"
     return f"out of memory{needed}: take a smaller image, or end what else runs"
+
+
+def notes(tell: Callable[[str], object]) -> Callable[..., None]:
+    """A ``warnings.showwarning`` that tells each :class:`LipcoreWarning` once, in a line, and shows others as before.
+
+    Args:
+        tell: writes the line.
+    """
+    other, said = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *more: Any, **named: Any) -> None:
+        if not issubclass(category, LipcoreWarning):
+            other(message, category, *more, **named)
+        elif str(message) not in said:
+            said.add(str(message))
+            tell(f"lipcore: note: {message}")
+
+    return show

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lipcore.detectors.base import Detector
 from lipcore.detectors.weights import cache_dir
 from lipcore.errors import LipcoreError, LipcoreWarning, UnknownName
-from lipcore.paths import DATA
+from lipcore.paths import DATA, replacing
 from lipcore.receptive_field import CALIBRATION_IMAGES, Erf, GaussianFit, TemplateErf, calibration, faults, measure_erf
 
 #: To be raised when the calibration images, or what is measured on them, change.
@@ -99,7 +99,8 @@ def _keep(detector: Detector, erf: Erf) -> Erf:
         try:
             write_erf(place, detector, erf)
         except OSError as error:
-            warnings.warn(f"{detector.name}'s receptive field cannot be kept for later runs: {error}", stacklevel=3)
+            said = f"{detector.name}'s receptive field cannot be kept for later runs: {error}"
+            warnings.warn(said, LipcoreWarning, stacklevel=3)
     return erf
 
 
@@ -116,9 +117,9 @@ def write_erf(path: Path, detector: Detector, erf: Sequence[TemplateErf]) -> Pat
         ],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    return part.replace(path)
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=1) + "\n").encode())
+    return path
 
 
 def read_erf(path: Path) -> Erf:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import os
 import resource
 import subprocess
@@ -29,6 +31,13 @@ def test_type_checkers_know_the_same_names(root: Path) -> None:
     stub = ast.parse((root / "lipcore" / "__init__.pyi").read_text())
     names = [alias.asname for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert sorted(names) == sorted(lipcore.__all__)
+
+
+@pytest.mark.parametrize("module", ["lipcore.attacks.attack", "lipcore.attacks.hiding", "lipcore.detectors"])
+def test_examples_are_true(module: str) -> None:
+    tested = doctest.testmod(importlib.import_module(module), extraglobs={}, raise_on_error=False)
+    assert tested.attempted
+    assert not tested.failed
 
 
 def test_another_name_is_an_error() -> None:

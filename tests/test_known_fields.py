@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from lipcore import known_fields
 from lipcore.datasets.synthetic import calibration_images
 from lipcore.detectors import REGISTRY, Detector, load_detector, weights
 from lipcore.detectors.pyramid import Pyramid
-from lipcore.errors import LipcoreError
+from lipcore.errors import LipcoreError, LipcoreWarning
 from lipcore.known_fields import SHIPPED, erf_of, file_name, read_erf, ship, write_erf
 from lipcore.receptive_field import MASSES, Erf, MeasuredErf, measure_erf
 from lipcore.studies.assumptions.study import PYRAMIDS, SCALES
@@ -131,6 +132,23 @@ class TestCache:
         with pytest.raises(LipcoreError, match=r"is damaged .* delete it, and it is measured anew"):
             erf_of(toy("a"))
 
+    def test_no_two_processes_write_to_one_place(
+        self, empty: Path, calls: list[Detector], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another one ends its own file of the same detector while this one's is being written."""
+        path, erf, real = empty / "toy.json", erf_of(toy("a")), os.fsync
+
+        def meanwhile(file: int) -> None:
+            real(file)
+            monkeypatch.setattr(os, "fsync", real)
+            write_erf(path, toy("a"), erf)
+
+        monkeypatch.setattr(os, "fsync", meanwhile)
+        write_erf(path, toy("a"), erf)
+        assert plain(read_erf(path)) == plain(erf)
+        assert os.fsync is real, "both have written"
+        assert [p.name for p in empty.glob("*.*")] == ["toy.json"]
+
     def test_a_full_disk_costs_the_file_alone(
         self, empty: Path, calls: list[Detector], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -138,7 +156,7 @@ class TestCache:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(known_fields, "write_erf", full)
-        with pytest.warns(UserWarning, match="cannot be kept for later runs: .*No space left"):
+        with pytest.warns(LipcoreWarning, match="cannot be kept for later runs: .*No space left"):
             assert len(erf_of(toy("a"))) == 2
 
 

@@ -1,1 +1,1 @@
-"""Attacks: which gradient (``perturbation``), of which responses (``targets``), followed how (``fgsm``)."""
+"""Attacks: which gradient (``presets``), of which responses (``targets``), followed how (``updates``)."""

@@ -54,6 +54,7 @@ class Attack:
             direction's absolute mass, measured on the clean image, to be cheaper where faces are many.
 
     Examples:
+        >>> from lipcore.attacks.updates import i_fgsm
         >>> from lipcore.detectors import load_detector
         >>> from lipcore.datasets.photographs import astronaut
         >>> attack = Attack("lip-a", i_fgsm(4))
@@ -95,7 +96,7 @@ class Attack:
             detector: the detector under attack.
             image: (1, 3, H, W) float RGB in 0..255.
             instances: the faces to attack; by default all that the detector finds on ``image``.
-            erf: the detector's measured receptive field; by default measured now, on calibration images.
+            erf: the detector's measured receptive field; by default :func:`lipcore.known_fields.erf_of` it.
             trace: also record the loss at each step (one more forward pass a step).
             on_step: called with the number of steps done.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lipcore.attacks.crop import Support
 from lipcore.attacks.windowed import Graph
 from lipcore.detectors.base import Detector, Responses
+from lipcore.errors import LipcoreWarning
 from lipcore.graph.rules import UnsupportedOperation
 
 
@@ -113,7 +114,8 @@ def cropped_sum(
     try:
         graph = Graph(logits, image)
     except UnsupportedOperation as error:
-        warnings.warn(f"{detector.name}: {error}. LIP takes one backward pass per instance", stacklevel=2)
+        said = f"{detector.name}: {error}. LIP takes one backward pass per instance"
+        warnings.warn(said, LipcoreWarning, stacklevel=2)
         return _looped(logits, image, targets, supports)
     with torch.no_grad():
         return graph.cropped_sum(targets, supports, shortcut.stride, shortcut.margin)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import typer
 
-from lipcore.errors import LipcoreError, LipcoreWarning, out_of_memory, short
+from lipcore.errors import LipcoreError, LipcoreWarning, notes, out_of_memory, short
 
 #: What is a matter of the user's files or machine wherever it comes from. Other errors that no check has turned into a
 #: :class:`LipcoreError` are bugs, and shown as such.
@@ -29,14 +29,12 @@ class told:
 
     def __init__(self, *files: Path | None) -> None:
         self.files = [str(file) for file in files if file is not None]
-        self.said: set[str] = set()
 
     def __enter__(self) -> None:
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("always", LipcoreWarning)
-        self._other = warnings.showwarning
-        warnings.showwarning = self._show
+        warnings.showwarning = notes(partial(typer.echo, err=True))
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._warnings.__exit__(None, None, None)
@@ -61,18 +59,3 @@ class told:
 
     def _named(self, what: str) -> str:
         return ", ".join(self.files) + f": {what}" if self.files else what
-
-    def _show(
-        self,
-        message: Warning | str,
-        category: type[Warning],
-        filename: str,
-        lineno: int,
-        file: TextIO | None = None,
-        line: str | None = None,
-    ) -> None:
-        if not issubclass(category, LipcoreWarning):
-            self._other(message, category, filename, lineno, file, line)
-        elif str(message) not in self.said:
-            self.said.add(str(message))
-            typer.echo(f"lipcore: note: {message}", err=True)

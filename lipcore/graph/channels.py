@@ -12,20 +12,20 @@ from lipcore.graph.rules import Elementwise, Node, Rule, UnsupportedOperation, s
 from lipcore.graph.windows import Boxes, Windows
 
 
-def axis(number: int, ndim: int) -> int:
+def signed_axis(number: int, ndim: int) -> int:
     """An axis as torch stores it, unsigned, and where -1 is as good as the last."""
     return (number - (1 << 64) if number >= 1 << 63 else number) % ndim
 
 
 def _leading(node: Node, number: int, ndim: int) -> int:
     """An axis that is neither rows nor columns."""
-    if (found := axis(number, ndim)) >= ndim - 2:
+    if (found := signed_axis(number, ndim)) >= ndim - 2:
         raise UnsupportedOperation(f"{node.name()} along rows or columns")
     return found
 
 
 def _permuted(node: Node, numbers: Tensor, _: int) -> Tensor:
-    dims = [axis(d, numbers.ndim) for d in node._saved_dims]
+    dims = [signed_axis(d, numbers.ndim) for d in node._saved_dims]
     if dims[-2:] != [numbers.ndim - 2, numbers.ndim - 1]:
         raise UnsupportedOperation("a permutation that moves rows or columns")
     return numbers.permute(dims)
@@ -121,7 +121,7 @@ class Reduced(Elementwise):
         (shape,) = [shape_of(*source) for source in node.next_functions if source[0] is not None]
         dims = getattr(node, "_saved_dim", None)
         dims = dims if isinstance(dims, (tuple, list)) else range(len(shape)) if dims is None else [dims]
-        over = {axis(d, len(shape)) for d in dims}
+        over = {signed_axis(d, len(shape)) for d in dims}
         left = [length for d, length in enumerate(shape[:-2]) if d not in over]
         if max(over) >= len(shape) - 2 or math.prod(left) > 1:
             raise UnsupportedOperation(f"{node.name()} over something else than the channels")

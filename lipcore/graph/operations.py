@@ -25,9 +25,9 @@ from lipcore.graph.spatial import (
     Resize,
     Shuffle,
     Unshuffle,
-    convolution,
-    cutting,
-    padding,
+    convolution_rule,
+    cutting_rule,
+    padding_rule,
 )
 
 #: What makes a rule from a node and the height and width of its input.
@@ -52,12 +52,12 @@ FUNCTIONS: dict[str, Maker] = {
 }
 #: Operations that read more than one place of a map.
 NEIGHBOURHOODS: dict[str, Maker] = {
-    "ConvolutionBackward0": convolution,
+    "ConvolutionBackward0": convolution_rule,
     "NativeBatchNormBackward0": Scaled,
     "MaxPool2DWithIndicesBackward0": MaxPool,
     "PixelUnshuffleBackward0": Unshuffle,
     "PixelShuffleBackward0": Shuffle,
-    "ConstantPadNdBackward0": padding,
+    "ConstantPadNdBackward0": padding_rule,
     **_each(AveragePool, "AvgPool2D", "AdaptiveAvgPool2D"),
     **_each(Mirrored, "ReplicationPad2D", "ReflectionPad2D"),
     **_each(Resize, "UpsampleBilinear2D", "UpsampleBilinear2DAa", "UpsampleBicubic2D", "UpsampleBicubic2DAa"),
@@ -66,7 +66,7 @@ NEIGHBOURHOODS: dict[str, Maker] = {
 #: Arithmetic at each place, and changes of the channels.
 PLACES: dict[str, Maker] = {
     **dict.fromkeys(ARRANGEMENTS, Arranged),
-    "SliceBackward0": cutting,
+    "SliceBackward0": cutting_rule,
     **_each(Pixelwise, "Add", "Sub", "Rsub", "Neg", "Cat", "Alias", "Clone", "ToCopy", versions=2),
     **_each(Product, "Mul", versions=2),
     **_each(Quotient, "Div", versions=2),

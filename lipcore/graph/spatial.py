@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lipcore.graph.channels import Arranged, axis
+from lipcore.graph.channels import Arranged, signed_axis
 from lipcore.graph.rules import Node, Rule, UnsupportedOperation, as_map, shape_of
 from lipcore.graph.windows import FAR, Boxes, Ints, Windows, margins
 
@@ -106,7 +106,7 @@ class Transposed(Convolution):
         return Windows(F.conv2d(values, self.weight, None, *settings), natural.lo, clean=False, own=True).trimmed(keep)
 
 
-def convolution(node: Node, size: tuple[int, int]) -> Convolution:
+def convolution_rule(node: Node, size: tuple[int, int]) -> Convolution:
     """The rule of a convolution, transposed or not."""
     return (Transposed if node._saved_transposed else Convolution)(node, size)
 
@@ -115,9 +115,8 @@ class MaxPool(Sliding):
     """The place that was the largest gets the gradient."""
 
     def __init__(self, node: Node, size: tuple[int, int]) -> None:
-        n = node
-        stride = n._saved_stride or n._saved_kernel_size  # F.max_pool2d(x, 2) leaves it out
-        super().__init__(n, size, n._saved_kernel_size, stride, n._saved_padding, n._saved_dilation)
+        stride = node._saved_stride or node._saved_kernel_size  # F.max_pool2d(x, 2) leaves it out
+        super().__init__(node, size, node._saved_kernel_size, stride, node._saved_padding, node._saved_dilation)
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """See :class:`Rule`."""
@@ -267,7 +266,7 @@ class Strided(Sliding):
         return Windows(values, out.origin * self.stride - self.padding, clean=True, own=True)
 
 
-def padding(node: Node, size: tuple[int, int]) -> Rule:
+def padding_rule(node: Node, size: tuple[int, int]) -> Rule:
     """The rule of a padding, whose amounts stand as left, right, top, bottom."""
     left, _, top, _, *others = (*node._saved_pad, 0, 0)[: max(4, len(node._saved_pad))]
     if any(others):
@@ -275,10 +274,10 @@ def padding(node: Node, size: tuple[int, int]) -> Rule:
     return Padded(node, size, np.asarray((top, left)))
 
 
-def cutting(node: Node, size: tuple[int, int]) -> Rule:
+def cutting_rule(node: Node, size: tuple[int, int]) -> Rule:
     """The rule of a slice of rows, columns or channels."""
     ndim = len(shape_of(node))
-    along = axis(node._saved_dim, ndim) - (ndim - 2)
+    along = signed_axis(node._saved_dim, ndim) - (ndim - 2)
     if along < 0:
         return Arranged(node, size)
     start, stride = np.zeros(2, np.int64), np.ones(2, np.int64)

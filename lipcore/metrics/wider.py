@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lipcore.datasets.wider_format import SUBSETS, ImageKey, check_name
 from lipcore.datasets.wider_lists import WiderGroundTruth
-from lipcore.errors import DataError
+from lipcore.errors import DataError, LipcoreWarning
 from lipcore.metrics.wider_boxes import best_face, iou_plus_one
 
 Floats = NDArray[np.float64]
@@ -269,7 +269,7 @@ def evaluate_matched(
     """
     pooled = _Pooled(images, len(images) if n_listed is None else n_listed)
     if pooled.all_equal:
-        warnings.warn("all scores are equal: the official AP is 0; see ap_exact", RuntimeWarning, stacklevel=3)
+        warnings.warn("all scores are equal: the official AP is 0; see ap_exact", LipcoreWarning, stacklevel=3)
     known = tuple(images[0].kept) if images else SUBSETS
     return {check_name("subset", subset, known): pooled.result(subset) for subset in subsets}
 

@@ -25,6 +25,7 @@ from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector, load_detector
 from lipcore.detectors.hr import random_hr
 from lipcore.detectors.pyramid import Pyramid
+from lipcore.errors import LipcoreWarning
 from lipcore.graph.rules import UnsupportedOperation
 
 HEIGHT, WIDTH = 61, 52
@@ -251,7 +252,7 @@ def test_what_is_not_supported_gets_the_loop_and_says_so() -> None:
     detector = Attentive().double()
     image = toys.bright([(20, 20)], dtype=torch.float64)
     targets, supports = [torch.tensor([60, 61])], [Support(20, 20, torch.ones(10, 10, dtype=torch.bool))]
-    with pytest.warns(UserWarning, match="one backward pass per instance"):
+    with pytest.warns(LipcoreWarning, match="one backward pass per instance"):
         direction = cropped_sum(detector, image, targets, supports)
     torch.testing.assert_close(direction, cropped_sum_naive(detector, image, targets, supports))
 

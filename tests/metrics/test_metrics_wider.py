@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from wider_cases import FACE, FAR, THIRD, A, B, C, scored, truth
 
 from lipcore.datasets.wider import SUBSETS, ImageKey, WiderGroundTruth
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError, LipcoreWarning, UnknownName
 from lipcore.metrics.intervals import bootstrap_weights
 from lipcore.metrics.wider import (
     WiderResult,
@@ -193,7 +193,7 @@ class TestRules:
     @pytest.mark.parametrize("score", [0.7, 0.0, -3.0])
     def test_all_scores_equal(self, score: float) -> None:
         predictions = {A: scored((FACE, score), (FAR, score))}
-        with pytest.warns(RuntimeWarning, match="all scores are equal"):
+        with pytest.warns(LipcoreWarning, match="all scores are equal"):
             result = hard(predictions, truth({A: [FACE]}))
         assert (result.ap, result.ap_exact) == (0.0, 0.5)
         assert np.isfinite(result.precision).all()

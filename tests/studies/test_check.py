@@ -77,6 +77,12 @@ class Breaking(toys.Toy):
         return super().respond(images)
 
 
+class Large(toys.Toy):
+    """Takes no side of less than 381 px."""
+
+    min_side = 381
+
+
 class Remembering(toys.Toy):
     """Counts its calls in a buffer, and answers by them."""
 
@@ -126,6 +132,34 @@ def test_what_loops_is_named_and_no_fault() -> None:
 
 def test_nothing_else_is_looked_at_once_responses_are_broken() -> None:
     assert set(findings("Breaking")) == {"loading", "responses"}
+
+
+def test_images_are_cut_as_large_as_a_detector_wants_them() -> None:
+    assert faults("Large") == ""
+    assert any("(381 x 381 px)" in f.said for f in findings("Large")["responses"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("none/faces.png", "its folder is not there"), ("faces.xyz", "its name ends in .png, not 'faces.xyz'")],
+)
+def test_a_picture_that_cannot_be_written_is_no_fault_of_the_detector(tmp_path: Path, name: str, said: str) -> None:
+    done = CliRunner().invoke(app, ["check", "toys:make", "-o", str(tmp_path / name)])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("lipcore: ")
+    assert said in done.stderr
+
+
+def test_a_full_disk_is_no_fault_of_the_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "faces.png")
+
+    monkeypatch.setattr(module, "_draw", full)
+    done = CliRunner().invoke(app, ["check", "toys:make", "-o", str(tmp_path / "faces.png")])
+    assert done.exit_code == 1
+    assert "FAULT" not in done.stdout
+    assert done.stderr == "lipcore: faces.png: No space left on device\n"
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

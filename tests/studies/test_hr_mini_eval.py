@@ -96,6 +96,13 @@ def detections(*found: tuple[float, int]) -> str:
     return pack([[0, 0, 0, 0, logit, face] for logit, face in found])
 
 
+def test_no_drawn_face_yet_is_no_row() -> None:
+    """As ``--part benchmark`` leaves it."""
+    truth = {"heights": [60.0], "kept": dict.fromkeys(("easy", "medium", "hard"), "1"), "file": ""}
+    made = [record("single", "a/1", detections=detections((2.0, 0), (1.0, -1)), truth=truth)]
+    assert {row["metric"] for row in hr_mini_table.rows(made)} == {"ap", "ap_exact", "faces", "wrong"}
+
+
 def test_rows_by_hand() -> None:
     truth = {"heights": [60.0, 60.0], "kept": dict.fromkeys(("easy", "medium", "hard"), "11"), "file": ""}
     made = [

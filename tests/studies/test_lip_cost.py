@@ -91,7 +91,9 @@ def test_measurements_of_two_machines_are_not_mixed(tmp_path: Path) -> None:
     lip_cost.measured(config, path, only=["time"])
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"machine": "another", "mode": "raw"}) + "\n")
-    with pytest.raises(DataError, match="--again"):
+    with pytest.raises(
+        DataError, match=r"lip_cost\.records\.jsonl has times measured on .*; move the file away to measure all anew"
+    ):
         lip_cost.measured(config, path)
 
 

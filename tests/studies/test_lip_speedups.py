@@ -12,6 +12,7 @@ import toys
 
 from lipcore.attacks.crop import Extent, Support
 from lipcore.attacks.gradients import cropped_sum
+from lipcore.errors import LipcoreWarning
 from lipcore.results import read_results
 from lipcore.studies.cost import figures as cost_figures
 from lipcore.studies.cost import lip_cost, lip_speedups
@@ -104,7 +105,7 @@ def test_a_compiled_detector_has_no_windows_and_gets_the_naive_loop() -> None:
     targets = [torch.tensor([3 * 16 + 3, 3 * 16 + 4]), torch.tensor([3 * 16 + 12])]
     image = toys.bright([(4, 4), (44, 4)])
     expected = cropped_sum(toys.Toy(), image, targets, supports)
-    with pytest.warns(UserWarning, match="one backward pass per instance"):
+    with pytest.warns(LipcoreWarning, match="one backward pass per instance"):
         direction = cropped_sum(compiled(toys.Toy(), "aot_eager"), image, targets, supports)
     torch.testing.assert_close(direction, expected)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from lipcore.report.claims import CLAIMS, claim_table
 from lipcore.report.style import DETECTORS, detector_name
 from lipcore.report.verdict_table import chip, effect, size, verdict_table
 from lipcore.results import read_results
-from lipcore.studies.verdicts import receptive
+from lipcore.studies.verdicts import receptive, scenes
+from lipcore.studies.verdicts.grids import strengths
 
 
 def verdict_row(**more: Any) -> dict[str, Any]:
@@ -111,6 +113,20 @@ class TestVerdictTable:
         monkeypatch.setattr(shown, "committed", lambda _: judged)
         (table,) = shown.verdict_tables(["C1"], dataset="FDDB")(None)
         assert (table.fold, len(table.rows), table.sources) == ("Secondary contrasts", 1, (judged,))
+
+
+class TestStrengths:
+    def test_one_of_several_targets_each(self) -> None:
+        assert [e for _, e, _ in strengths({1.0: 0.3, 2.0: 0.5, 4.0: 0.8}, "C1", True)] == [2.0, 1.0, 4.0]
+
+    @pytest.mark.parametrize("success", [{}, {2.0: math.nan}])
+    def test_a_detector_without_any_does_not_keep_the_others_from_theirs(self, success: dict[float, float]) -> None:
+        assert list(strengths(success, "C1", True)) == []
+        record = {"detector": "pnet", "config": "x", "perturbation": "imp-i", "epsilon": 2.0, "image": 0}
+        grid = record | {"faces": 9, "distance": 40, "side": 40, "before": "1", "after": "0"}
+        assert list(scenes.within_image([grid], {"pnet": success})) == []
+        few = record | {"small": 40, "large": 120, "pitch": 10, "before": "1", "after": "0"}
+        assert list(scenes.unequal_faces([few])) == []
 
 
 class TestReceptiveFields:

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from lipcore.errors import LipcoreError
+from lipcore.errors import LipcoreError, LipcoreWarning
 from lipcore.studies.base.workers import in_processes
 
 STARTED: list[str] = []
@@ -27,6 +28,17 @@ def work(number: int) -> tuple[int, str, int, str | None]:
     if number < 0:
         raise ValueError(f"{number} is negative")
     return number, STARTED[0], torch.get_num_threads(), os.environ.get("OMP_THREAD_LIMIT")
+
+
+def warned(text: str) -> str:
+    for _ in range(2):
+        warnings.warn(text, LipcoreWarning, stacklevel=1)
+    return text
+
+
+def test_what_a_user_should_know_is_a_line_here_too(capfd: pytest.CaptureFixture[str]) -> None:
+    assert list(in_processes(warned, ["the first frame is read"], 1)) == ["the first frame is read"]
+    assert capfd.readouterr().err == "lipcore: note: the first frame is read\n"
 
 
 def test_each_task_is_done_once_on_one_core(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
@@ -16,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lipcore.errors import LipcoreError
+from lipcore.errors import LipcoreError, LipcoreWarning, notes
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -71,6 +73,8 @@ def in_processes(
 def _begin(threads: int, start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the first one decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter("always", LipcoreWarning)
+    warnings.showwarning = notes(partial(print, file=sys.stderr))
     if threads:
         torch.set_num_threads(max(2, threads))
     if start:

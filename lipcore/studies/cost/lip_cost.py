@@ -181,7 +181,8 @@ def measured(
                 if not any(wanted.values()):
                     continue
                 if wanted.get("time"):
-                    same_place((r for r in records if r["measured"] == "time"), unit["config"], place)
+                    times = (r for r in records if r["measured"] == "time")
+                    same_place(times, records_path, unit["config"], place)
                 if erf is None:
                     faces_side = getattr(model, "face_side", None)
                     erf = measure_erf(model, calibration_images(config.calibration, face_side=faces_side))

@@ -153,7 +153,8 @@ def measured(config: Config, records_path: Path, *, only: Sequence[str] = tuple(
                 wanted = [v for v in SCOPES[scope] if not records.has({**unit, "scope": scope, "variant": v})]
                 if wanted:
                     if scope != "memory":
-                        same_place((r for r in records if r["scope"] != "memory"), unit["config"], place)
+                        times = (r for r in records if r["scope"] != "memory")
+                        same_place(times, records_path, unit["config"], place)
                     for record in _measured(config, part, Case(model, image, [], []), scope):
                         if record["variant"] in wanted:
                             records.add({**unit, "scope": scope, **place, **record})

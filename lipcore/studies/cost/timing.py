@@ -232,11 +232,12 @@ def machine(image: Tensor) -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def same_place(records: Iterable[Mapping[str, Any]], fingerprint: str, place: Mapping[str, Any]) -> None:
+def same_place(records: Iterable[Mapping[str, Any]], path: Path, fingerprint: str, place: Mapping[str, Any]) -> None:
     """Refuses to add times to those of another machine or number of threads.
 
     Args:
         records: of times.
+        path: of their file.
         fingerprint: only those of this ``config`` count.
         place: the entries of a record that say where it was measured.
 
@@ -246,7 +247,8 @@ def same_place(records: Iterable[Mapping[str, Any]], fingerprint: str, place: Ma
     for record in records:
         there = {name: record[name] for name in place}
         if record["config"] == fingerprint and there != place:
-            raise DataError(f"there are times measured on {there}, this is {dict(place)}; --again measures all anew")
+            said = f"{path} has times measured on {there}, this is {dict(place)}"
+            raise DataError(f"{said}; move the file away to measure all anew")
 
 
 def peak_mb(case: Case, mode: str, detector: str) -> float | None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ from lipcore.boxes import iou_matrix
 from lipcore.datasets.photographs import astronaut
 from lipcore.datasets.synthetic import Grid, Scene
 from lipcore.detectors import Detector, load_detector
-from lipcore.errors import LipcoreError
+from lipcore.errors import ImageError, LipcoreError
 from lipcore.graph.recorded import Recorded
 from lipcore.graph.rules import UnsupportedOperation
+from lipcore.images import check_output
 from lipcore.metrics.success import found
 from lipcore.receptive_field import MeasuredErf, calibration, faults, measure_erf, theoretical_sides
 from lipcore.studies.cost.timing import Case, largest_mb, seconds_of
@@ -32,6 +33,8 @@ FACE = (170.0, 63.0, 273.0, 213.0)
 IMAGES = 4
 #: The side that time is told for, in pixels.
 SIDE = 704
+#: An image, its faces, and the boxes found.
+Drawn: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,14 @@ def check(
 
     Yields:
         One finding or more for each part, as they come. After a fault in the shapes nothing else can be looked at.
+
+    Raises:
+        ImageError: the picture cannot be written; said before anything is looked at.
     """
+    if picture is not None:
+        if picture.suffix.lower() != ".png":
+            raise ImageError(f"the picture is a PNG; its name ends in .png, not {picture.name!r}")
+        check_output(picture)
     detector: Detector | None = None
 
     def loaded() -> Iterator[Finding]:
@@ -81,16 +91,20 @@ def check(
     if broken:
         return
     erf: list[MeasuredErf] = []
+    drawn: list[Drawn] = []
     parts: dict[str, Callable[[], Iterator[Finding]]] = {
         "batches": lambda: _batches(model),
         "gradient": lambda: _gradient(model),
         "receptive field": lambda: _fields(model, erf),
         "windows": lambda: _windows(model, erf),
         "cost": lambda: _cost(model),
-        "faces": lambda: _faces(model, picture),
+        "faces": lambda: _faces(model, drawn),
     }
     for part, look in parts.items():
         yield from _told(part, look)
+    if picture is not None and drawn:
+        _draw(picture, drawn)
+        yield Finding("faces", "ok", f"drawn in {picture}")
 
 
 def _told(part: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -125,17 +139,20 @@ def _identity(detector: Detector) -> Iterator[Finding]:
 def _images(detector: Detector) -> dict[str, Tensor]:
     """Images of several shapes: square, wide with faces drawn, and of odd sides."""
     face = astronaut()
-    low, wide = max(97, detector.min_side), max(131, detector.min_side)
+    low, wide = (max(side, detector.min_side | 1) for side in (97, 131))
+    top, left = (max(0, min(start, 512 - side)) for start, side in ((60, low), (150, wide)))
     return {
         "the astronaut": face,
         "a grid of faces": _scene(detector).image[..., : -_scene(detector).image.shape[-1] // 4, :],
-        "odd sides": face[..., 60 : 60 + low, 150 : 150 + wide] if low <= 400 else face[..., :511, :509],
+        "odd sides": face[..., top : top + low, left : left + wide],
     }
 
 
 def _scene(detector: Detector) -> Scene:
+    """Nine faces; three quarters of the image are large enough for the detector."""
     side = round(getattr(detector, "face_side", 64))
-    return Grid(faces=9, distance=40, face_side=side, canvas=3 * side + 5 * 40).draw(0)
+    canvas = max(3 * side + 5 * 40, detector.min_side * 4 // 3 + 2)
+    return Grid(faces=9, distance=40, face_side=side, canvas=canvas).draw(0)
 
 
 def _responses(detector: Detector) -> Iterator[Finding]:
@@ -258,11 +275,10 @@ def _cost(detector: Detector) -> Iterator[Finding]:
     yield Finding("cost", "ok", f"{side} x {side} px: {forward:.2f} s forward, {both:.2f} s with backward{memory}")
 
 
-def _faces(detector: Detector, picture: Path | None) -> Iterator[Finding]:
-    """Faces found on the astronaut and on the grid, drawn."""
+def _faces(detector: Detector, drawn: list[Drawn]) -> Iterator[Finding]:
+    """Faces found on the astronaut and on the grid; with them in ``drawn``."""
     scene = _scene(detector)
     shown = {"the astronaut": (astronaut(), torch.tensor([FACE])), "the grid": (scene.image, scene.boxes)}
-    drawn = []
     for name, (image, truth) in shown.items():
         boxes = detector.detect(image.to(detector.device))[0].boxes.cpu()
         hits = int(found(truth, boxes, 0.5).sum())
@@ -275,12 +291,9 @@ def _faces(detector: Detector, picture: Path | None) -> Iterator[Finding]:
             said += "; at a probability of 0.5 it finds nothing to attack: has its threshold been declared?"
         yield Finding("faces", state, said)
         drawn.append((image, truth, boxes))
-    if picture is not None:
-        _draw(picture, drawn)
-        yield Finding("faces", "ok", f"drawn in {picture}")
 
 
-def _draw(path: Path, drawn: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+def _draw(path: Path, drawn: list[Drawn]) -> None:
     """The images with their faces (white) and what was found (gold)."""
     import matplotlib.pyplot as plt
 

@@ -54,6 +54,8 @@ def rows(records: Iterable[Mapping[str, Any]], seed: int = 0, detector: str = "h
     for side in (*sorted({r["side"] for r in drawn}), None):
         for ground in GROUNDS:
             own = [r for r in drawn if r["ground"] == ground and side in (None, r["side"])]
+            if not own:
+                continue
             recall = share([r["found"] for r in own], [r["faces"] for r in own], seed=seed)
             shared = {"side": side, "ground": ground, "n_faces": sum(r["faces"] for r in own)}
             yield row(recall.value, recall.low, recall.high, recall.n) | {"metric": "recall"} | shared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -239,8 +240,10 @@ def _coefficients(detector: str, grids: Grids) -> Iterator[Contrast]:
 def strengths(success: Mapping[float, float], claim: str, primary: bool) -> Iterator[tuple[float, float, bool]]:
     """(target, epsilon, primary) of each strength a contrast is made at; C8's own target is 25 %.
 
-    An epsilon that matches two targets is used once, for the first.
+    An epsilon that matches two targets is used once, for the first. There is none where no success was measured.
     """
+    if all(map(math.isnan, success.values())):
+        return
     order = TARGETS if claim != "C8" else (TARGETS[1], TARGETS[0], TARGETS[2])
     used: set[float] = set()
     for target in order:
