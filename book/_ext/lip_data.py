@@ -21,6 +21,9 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
+from lipcore.report.plotting import folded
+from lipcore.studies.base.registry import load_study
+
 ROOT = Path(__file__).resolve().parents[2]
 MARKER = "<!-- lip-explore -->"
 logger = logging.getLogger(__name__)
@@ -65,21 +68,27 @@ def as_script(key: str, rows: list[dict[str, Any]]) -> str:
     return f"lipExplore({json.dumps(key)},{json.dumps(packed, separators=(',', ':'))});\n"
 
 
+def of(study: str) -> str:
+    """What a study measures, as it says itself."""
+    return load_study(study).title
+
+
 def controls(results: Path, own: Path) -> str:
     """The page's HTML: a menu of the tables, and a list of the files that is there without JavaScript too."""
     options, lines = [], []
     for run, path, document in studies(results, own):
         key = f"{run}/{path.stem}"
-        title = f"{path.stem.replace('_', ' ')}, {run} run: {len(document['rows']):,} rows"
+        title = f"{path.stem}, {run} run: {of(path.stem)} ({len(document['rows']):,} rows)"
         options.append(f'<option value="{escape(key)}">{escape(title)}</option>')
         links = " · ".join(f'<a href="data/{key}.{form}" download>{form.upper()}</a>' for form in ("csv", "json"))
         lines.append(f"<li>{escape(title)}: {links}</li>")
+    files = folded(f"{len(lines)} files", f"<ul>{''.join(lines)}</ul>")
     return (
         '<div class="lip-explore" data-folder="data">\n'
         f'<p class="lip-explore-study"><label>Table <select>{"".join(options)}</select></label></p>\n'
         '<div class="lip-explore-body"></div>\n</div>\n'
         '<h2 id="files">Every table as a file</h2>\n'
-        f"<ul>{''.join(lines)}</ul>\n"
+        f"{files}\n"
     )
 
 

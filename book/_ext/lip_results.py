@@ -13,6 +13,8 @@
 ``{{ notebooks_table }}``   a table of what each notebook took in this build (on a line of its own)
 ``{{ runs_table }}``        a table of what is measured in the full and in this build's run, and what it cost
 ``{{ full(...) }}``         one value of the full run's rows: ``{{ full("wider_attack", "asr", detector="hr-mini") }}``
+``{{ say.name(KEY) }}``     a detector's name for readers: ``{{ say.name(interference_detector) }}`` says HR-mini
+``{{ say.percent(KEY) }}``  a share in percent, with one digit: ``{{ say.percent(hr_mini_eval_ap_easy) }}``
 ==========================  =============================================================================
 
 The run of this build is the folder named by LIPCORE_RUN, ``results/quick`` by default. All numbers of an experiment
@@ -36,6 +38,8 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.util import logging
 
+from lipcore.report.style import detector_name
+
 ROOT = Path(__file__).resolve().parents[2]
 NOT_MEASURED = "not measured"
 logger = logging.getLogger(__name__)
@@ -46,6 +50,13 @@ class Number(float):
 
     def __str__(self) -> str:
         return f"{self:,.0f}" if abs(self) >= 1000 else f"{self:.3g}"
+
+
+class Whole(int):
+    """An int that prints with commas from 1,000 on; formats as any int."""
+
+    def __str__(self) -> str:
+        return f"{self:,}"
 
 
 def summaries(folder: Path) -> dict[str, dict[str, Any]]:
@@ -60,12 +71,14 @@ def summaries(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _scalar(value: Any) -> str | int | Number:
+def _scalar(value: Any) -> str | Whole | Number:
     if value is None:
         return NOT_MEASURED
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"a summary holds strings and numbers, not {value!r}")
-    return Number(value) if isinstance(value, float) else value
+    if isinstance(value, str):
+        return value
+    return Number(value) if isinstance(value, float) else Whole(value)
 
 
 def substitutions(results: Path, own: Path) -> dict[str, str | int | Number]:
@@ -96,6 +109,18 @@ def poster(folder: Path) -> dict[str, Number]:
     return names
 
 
+class Say:
+    """A number or a name as prose has it. An object, for Sphinx keeps no function among its settings."""
+
+    def name(self, detector: str) -> str:
+        """A detector's name for readers."""
+        return detector_name(detector)
+
+    def percent(self, share: float | str) -> str:
+        """A share times 100; what is not measured stays so."""
+        return share if isinstance(share, str) else f"{100 * share:.1f}"
+
+
 class Full:
     """The value of one row of the full run's results, for prose: ``full("wider_attack", "asr", detector="hr-mini")``.
 
@@ -107,9 +132,28 @@ class Full:
         self.folder = folder
 
     def __call__(
-        self, study: str, metric: str, *, scale: float = 100, digits: int = 0, interval: bool = False, **where: Any
+        self,
+        study: str,
+        metric: str,
+        *,
+        scale: float = 100,
+        digits: int = 0,
+        interval: bool = False,
+        entry: str = "value",
+        count: str = "",
+        **where: Any,
     ) -> str:
         """The value times ``scale``, with its interval where asked for.
+
+        Args:
+            study: the name of a results file.
+            metric: of the row.
+            scale: 100 makes percent of a share.
+            digits: behind the point.
+            interval: print the bounds as well.
+            entry: another one of the row instead, as it is, such as ``"n"``.
+            count: of a share, print "3 of 30"; the entry that it is a share of, such as ``"n_faces"``.
+            **where: what else the row must have; one row, and one alone, must fit.
 
         Raises:
             ValueError: not one row fits; the message says how many do.
@@ -119,9 +163,14 @@ class Full:
         fitting = [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
         if len(fitting) != 1:
             raise ValueError(f"{len(fitting)} rows of {study} have {wanted}")
+        if entry != "value":
+            found = fitting[0][entry]
+            return "; ".join(map(str, found)) if isinstance(found, list) else str(found)
         value, low, high = (fitting[0][key] for key in ("value", "ci_low", "ci_high"))
         if value is None:
             return NOT_MEASURED
+        if count:
+            return f"{round(value * fitting[0][count])} of {fitting[0][count]}"
         text = f"{scale * value:z.{digits}f}"
         return f"{text} [{scale * low:z.{digits}f}, {scale * high:z.{digits}f}]" if interval else text
 
@@ -189,6 +238,7 @@ def _add(app: Sphinx, config: Config) -> None:
         **about(ROOT / "CITATION.cff"),
         "pdf_link": _pdf(),
         "full": Full(ROOT / "results" / "full"),
+        "say": Say(),
         **poster(ROOT / "data" / "poster"),
         **substitutions(ROOT / "results", own),
         **config.myst_substitutions,

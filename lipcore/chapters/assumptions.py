@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lipcore.report.page import Chart, Makes, Page, Table
+from lipcore.report.page import OWN, Chart, Makes, Page, Table
 from lipcore.report.style import detector_name, in_order
 from lipcore.results import frame
 from lipcore.studies.assumptions.figures import ablation_table, changes_figure
@@ -42,7 +42,7 @@ def own(page: Page) -> Table:
     return Table(
         ablation_table(frame(page.own)),
         "Attack success and mean fall of a face's highest logit; bold: the book's default.",
-        fold="What this build measured by itself, on few images",
+        fold=OWN,
         sources=(page.own,),
     )
 

@@ -7,7 +7,7 @@ from functools import partial
 from lipcore.datasets.photographs import astronaut, background
 from lipcore.detectors import load_detector
 from lipcore.detectors.rpn import Proposals
-from lipcore.report.page import Chart, Makes, NotMeasured, Page, Table
+from lipcore.report.page import OWN, Chart, Makes, NotMeasured, Page, Table
 from lipcore.report.style import detector_name
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame
@@ -106,7 +106,7 @@ def own(page: Page) -> Table:
     return Table(
         proposal_table(frame(page.own), [], detector=name, epsilon=epsilon),
         f"{detector_name(name)} at epsilon {epsilon:g}, in percent.",
-        fold="What this build measured by itself, on few images",
+        fold=OWN,
         sources=(page.own,),
     )
 

@@ -29,7 +29,8 @@ def steps(page: Page) -> Chart:
     drawn = partial(steps_figure, page.rows, [], epsilon=2.0, subsets=["all"], title="FDDB")
     return Chart(
         drawn(),
-        "One thing changes from step to step. Bars: 95 % intervals over images.",
+        "One thing changes from step to step. Bars: 95 % intervals over images. In brackets: the images with at least "
+        "one face that the detector finds.",
         "Share of FDDB's faces hidden by IMP, IMP-I, LP, LIP-A and LIP-H on each detector.",
         drawn(narrow=True),
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from lipcore.known_fields import shipped_side
-from lipcore.report.page import Chart, Makes, Markup, Page, Table, committed
+from lipcore.report.page import OWN, Chart, Makes, Markup, Page, Table, committed
 from lipcore.report.style import detector_name
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame, results_path, shown_and_own
@@ -27,7 +27,7 @@ from lipcore.studies.interference.study import Interference
 from lipcore.studies.neighbours.figures import coefficient_figure, gain_table, success_figure
 from lipcore.studies.receptive_fields.study import sides
 from lipcore.studies.unequal_faces.figures import small_table
-from lipcore.studies.within_image.figures import coefficient_rows, said, unmeasured, where_it_ends
+from lipcore.studies.within_image.figures import coefficient_rows, unmeasured, where_it_ends
 from lipcore.studies.within_image.study import full
 
 #: The epsilons that are measured on the whole grid.
@@ -42,23 +42,22 @@ def open_page(profile: str, detector: str, images: str = "") -> Page:
     return Page("interference", path, FIGURES, TABLES, profile=profile, detector=detector, images=images)
 
 
-def ends(page: Page) -> Iterator[Chart | Markup]:
-    """Where interference ends: every detector, alone against all, and what it says in words."""
+def ends(page: Page) -> Chart:
+    """Where interference ends: every detector, alone against all."""
     within, earlier = committed("within_image"), committed("interference")
     found = coefficient_rows(within, {name: shipped_side(name) for name in SIDES}, earlier)
-    yield Chart(
+    return Chart(
         where_it_ends(found),
         "Of the fall in logit that an attack on one face alone achieves, the share that is lost when all are attacked "
         "(IMP-I). Filled: measured within the image, by rules written first; hollow: the first grids, seen before the "
         "rules. Larger points: more faces. Dotted: one side of the receptive field. Bars: 95 % intervals over images "
         "and people.",
-        "Interference coefficient against the distance in sides of the effective receptive field: it falls as faces "
-        "stand farther apart, and lies at zero beyond one side.",
+        "Interference coefficient against the distance in sides of the effective receptive field. On HR-mini it falls "
+        "as faces stand farther apart, to nearly zero beyond one side; on CenterFace, measured within one side, it "
+        "does not fall; on P-Net it is zero.",
         where_it_ends(found, narrow=True),
         sources=(within, earlier),
     )
-    yield Markup(said(found), sources=(within, earlier))
-    yield Markup(unmeasured(full(), within["rows"]), fold="Which cells are not measured yet", sources=(within,))
 
 
 def photographs(page: Page) -> Chart:
@@ -95,8 +94,8 @@ def distance(page: Page) -> Chart:
         distance_figure(page.rows, studied, BOTH),
         "Interference coefficient against the distance in sides of the 90 % square (in brackets). Every cell of the "
         "grid; a larger point has more faces, and a line joins cells of the same number.",
-        "Interference coefficient against distance in receptive-field sides: under IMP-I it falls to zero at about one "
-        "side, under IMP it stays.",
+        "Interference coefficient against distance in receptive-field sides: under IMP-I it falls to nearly zero at "
+        "about one side, under IMP it stays.",
         sources=(page.results, fields),
     )
 
@@ -222,6 +221,13 @@ def better(page: Page) -> Table:
     )
 
 
+def unmeasured_cells(page: Page) -> Markup:
+    """What of the cells within images was planned and is not there."""
+    within = committed("within_image")
+    fold = "Cells of the grids within the image that were planned and not measured"
+    return Markup(unmeasured(full(), within["rows"]), fold=fold, sources=(within,))
+
+
 def own(page: Page) -> Iterator[Table]:
     """What this build measured."""
     rows = _of_poster(frame(page.own))
@@ -230,7 +236,7 @@ def own(page: Page) -> Iterator[Table]:
         yield Table(
             ipi_table(rows, page.results["reported"], name, strengths),
             f"{detector_name(name)}: faces lost, in percent, on few images.",
-            fold="What this build measured by itself, on few images",
+            fold=OWN,
             sources=(page.own,),
         )
 
@@ -266,5 +272,6 @@ TABLES: dict[str, Makes] = {
     "unequal": unequal,
     "better": better,
     "verdicts": verdict_tables(["C1", "C2", "C4", "C8"], dataset="grids"),
+    "unmeasured": unmeasured_cells,
     "own": own,
 }

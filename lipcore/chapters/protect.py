@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lipcore.report.page import Chart, Exhibit, Makes, Markup, Page, Table
+from lipcore.report.page import Chart, Makes, Page, Table
 from lipcore.studies.base.study import Run
-from lipcore.studies.protect.figures import combinations, finding, heat_map, strengths, who_sees
+from lipcore.studies.protect.figures import combinations, heat_map, strengths, who_sees
 from lipcore.studies.protect.study import Protect
 
 
@@ -16,13 +16,14 @@ def open_page(profile: str, detector: str, images: str = "") -> Page:
     return Page("protect", path, FIGURES, TABLES, profile=profile, detector=detector, images=images)
 
 
-def hidden(page: Page) -> Iterator[Exhibit]:
-    """The answer in some sentences, and all of it in one map."""
-    yield Markup(finding(page.rows))
-    yield Chart(
+def hidden(page: Page) -> Chart:
+    """The answer in one map."""
+    return Chart(
         heat_map(page.rows),
         "Faces hidden from the detector that looks, in percent, over all detectors: whom the noise was made against, "
-        "and what happened to the file.",
+        "and what happened to the file. A face counts that the detector finds on the clean photograph after the same "
+        "treatment. In brackets: how many that are, on the file itself; each counts once for every detector that looks "
+        "and every noise.",
         "Heat map: rows say whom the noise was made against, columns what happened to the file; each cell is the share "
         "of faces hidden.",
         heat_map(page.rows, narrow=True),
@@ -37,7 +38,8 @@ def detectors(page: Page) -> Iterator[Table]:
         "half size": ("After shrinking to half the size", "shrunk to half its size and back"),
     }
     for treatment, (fold, words) in ways.items():
-        yield Table(who_sees(page.rows, treatment), f"Faces hidden, in percent: {words}.", fold=fold)
+        caption = f"Faces hidden, in percent, and in brackets of how many that the detector finds: {words}."
+        yield Table(who_sees(page.rows, treatment), caption, fold=fold)
 
 
 def epsilons(page: Page) -> Table:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any
 
 from lipcore.report.page import Exhibit, Makes, Markup, Page, Table
+from lipcore.report.style import METHODS, method_name
 from lipcore.studies.base.study import Run
 from lipcore.studies.theory import study
 
@@ -26,12 +28,19 @@ def checked(statement: str, function: Callable[..., Any]) -> Makes:
         yield Markup(f'<div class="highlight"><pre>{code}</pre></div>')
         found = page.rows[page.rows["metric"] == statement]
         sides = {"left": found["value"].map("{:.4g}".format), "right": found["bound"].map("{:.4g}".format)}
+        said = {"what": found["what"].map(readable), "holds": found["holds"].map({True: "yes", False: "no"})}
         yield Table(
-            found[["image", "what"]].assign(**sides, holds=found["holds"]),
+            found[["image"]].assign(what=said["what"], **sides, holds=said["holds"]),
             "Both sides of the inequality, and whether it holds.",
         )
 
     return shown
+
+
+def readable(text: str) -> str:
+    """With the perturbations' names as readers know them."""
+    longest = sorted(METHODS, key=len, reverse=True)
+    return re.sub(rf"(?<![\w-])({'|'.join(longest)})(?![\w-])", lambda found: method_name(found[1]), text)
 
 
 FIGURES: dict[str, Makes] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from lipcore.report.page import Chart, Makes, Page, Table
+from lipcore.report.page import OWN, Chart, Makes, Page, Table
 from lipcore.results import frame
 from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks.attack_figures import transfer_figure, transfer_table
@@ -35,9 +35,10 @@ def maps(page: Page) -> Chart:
 def every(page: Page) -> Table:
     """Every perturbation and treatment."""
     subset = _subset(page)
+    faces = f"WIDER FACE's {subset} faces" if subset == "medium" else f"{subset} faces"
     return Table(
         transfer_table(page.rows, subset),
-        f"Faces hidden, in percent, of {subset}, epsilon {page.rows['epsilon'].max():g}, {page.rows['n'].max()} "
+        f"Faces hidden, in percent, of {faces}, epsilon {page.rows['epsilon'].max():g}, {page.rows['n'].max()} "
         "images; small: 95 % intervals over images.",
         fold="Every perturbation and treatment",
     )
@@ -49,7 +50,7 @@ def own(page: Page) -> Table:
     return Table(
         transfer_table(rows, rows["subset"].iloc[-1]),
         "Faces hidden, in percent.",
-        fold="What this build measured by itself, on few images",
+        fold=OWN,
         sources=(page.own,),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from lipcore.report.page import Chart, Makes, Page, Table, committed
+from lipcore.report.page import OWN, Chart, Makes, Page, Table, committed
 from lipcore.report.style import detector_name, in_order
 from lipcore.report.verdict_table import verdict_tables
 from lipcore.results import frame
@@ -56,8 +56,9 @@ def steps(page: Page) -> Chart:
     return Chart(
         drawn(),
         "One thing changes from step to step: the loss, which covers the faces alone from IMP-I on; the crop, from LP "
-        "on; each face by itself, in LIP-A; one target a face, in LIP-H. Bars: 95 % intervals over images. Crosses: "
-        "the poster's values, which on CenterFace are met, with IMP-I as high as LP.",
+        "on; each face by itself, in LIP-A; one target a face, in LIP-H. Bars: 95 % intervals over images. In "
+        "brackets: the images with at least one such face that the detector finds. Crosses: the poster's values, which "
+        "on CenterFace are met, with IMP-I as high as LP.",
         "Share of faces hidden by IMP, IMP-I, LP, LIP-A and LIP-H, a panel for easy, medium and hard faces, a line for "
         "each detector, and the poster's four values. In all panels CenterFace's line climbs from IMP to IMP-I and is "
         "level from there to LIP-A; RetinaFace's is level all along.",
@@ -156,7 +157,7 @@ def own(page: Page) -> Table:
     return Table(
         attack_table(rows, [], **at),
         attack_caption(rows, of="crowds", **at),
-        fold="What this build measured by itself, on few images",
+        fold=OWN,
         sources=(page.own,),
     )
 

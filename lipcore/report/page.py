@@ -34,6 +34,8 @@ from lipcore.results import frame, read_results, shown_and_own
 
 #: A table with more lines than this is folded.
 LONG = 12
+#: Title of the fold in which a chapter's own numbers stand, apart from the committed ones.
+OWN = "What this build measured by itself, on few images"
 
 Document: TypeAlias = Mapping[str, Any]
 

@@ -228,14 +228,6 @@ class TestWhereItEnds:
         assert list(zip(rows["distance"], rows["new"], strict=True)) == [(40, True), (80, False), (160, True)]
         assert rows["sides"].tolist() == pytest.approx([40 / 138, 80 / 138, 160 / 138])
 
-    def test_said_in_words(self, rows: pd.DataFrame) -> None:
-        text = within_figures.said(rows)
-        assert "largest with 9 faces of 40 px at 40 px (0.120 [0.105, 0.135], 30 images)" in text
-        assert "above 0.02 has 9 faces of 40 px at 80 px" in text
-        assert "below 0.02 has 9 faces of 40 px at 160 px" in text
-        assert "1.16 sides" in text
-        assert "Not measured" in within_figures.said(rows[:0])
-
     def test_the_figure_has_a_mark_for_each_cell(self, rows: pd.DataFrame) -> None:
         figure = within_figures.where_it_ends(rows)
         assert len(figure.axes[0].containers) == 3

@@ -24,6 +24,7 @@ from lipcore.studies.base.verdict_rules import judge
 from lipcore.studies.better_lip import study as better_lip
 from lipcore.studies.better_lip.directions import LIP_V, LIP_W, MARGIN, owned, votes
 from lipcore.studies.unequal_faces import study as unequal_faces
+from lipcore.studies.unequal_faces.figures import small_table
 from lipcore.studies.verdicts import scenes, study
 from lipcore.studies.within_image import study as within_image
 from lipcore.studies.within_image.table import chosen_alone
@@ -204,6 +205,21 @@ class TestUnits:
         assert values["asr"] == pytest.approx(8 / 9)
         assert (values["asr_small"], values["psnr"], values["logit_drop_small"]) == (1.0, 45.0, 3.0)
         assert made.dataset(unequal_faces.full(), records).n_faces == 225
+
+    def test_images_on_which_the_small_face_falls_further(self) -> None:
+        """Pairs of one image and strength alone count, without those on which the strength was matched."""
+        cell = {"small": 32, "large": 96, "pitch": 144, "epsilon": 2.0}
+        falls = {"imp-i": [1.0, 1.0, 1.0, 1.0, 1.0], "lip-a": [2.0, 3.0, 0.5, 1.0], "lp": []}
+        records = [
+            record(name, i, "0" * 9, [9.0] * 4 + [drop] + [9.0] * 4, **cell)
+            for name, drops in falls.items()
+            for i, drop in [*enumerate(drops), (unequal_faces.CALIBRATION[0], 99.0)]
+        ]
+        records.append(record("lip-a", 4, "0" * 9, [9.0] * 9, **cell | {"epsilon": 1.0}))
+        rows = list(unequal_faces.UnequalFaces().ahead(records))
+        assert [(row["perturbation"], row["value"], row["n"]) for row in rows] == [("lip-a", 0.5, 4)]
+        table = small_table({"rows": [row | {"metric": "asr_small"} for row in rows] + rows})
+        assert table["further than under IMP-I"].tolist() == ["on 2 of 4 images"]
 
 
 def record(perturbation: str, image: int, after: str, drops: list[float], **more: Any) -> dict[str, Any]:

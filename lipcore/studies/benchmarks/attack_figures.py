@@ -73,7 +73,8 @@ def attack_caption(rows: pd.DataFrame, *, detector: str, update: str, epsilon: f
     images = rows[at & (rows["metric"] == "ap")]["n"].max()
     return (
         f"{detector_name(detector)} on {of}, {update.upper()} at epsilon {epsilon:g}, {images} images, in percent; "
-        "small: 95 % intervals over images. Italic: less than 80 % of these faces are found on the clean images."
+        "success (ASR) rests on those of them with at least one such face found. Small: 95 % intervals over images. "
+        "Italic: less than 80 % of these faces are found on the clean images."
     )
 
 

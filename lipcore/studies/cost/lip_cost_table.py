@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lipcore.metrics.intervals import Estimate
+from lipcore.report.style import detector_name
 from lipcore.studies.cost.timing import MODES
 
 #: What makes two records ones of the same cell.
@@ -100,7 +101,8 @@ def summary_of(
     above = [r for r in exact if r["ratio_to_imp"] > _bound(r)]
     summary |= {"cells": len(exact), "above": len(above)}
     summary["above_cells"] = "; ".join(
-        f"{r['detector']}, {r['faces']} faces on {r['canvas']} px: {r['ratio_to_imp']:.2f} against {_bound(r):.2f}"
+        f"{detector_name(r['detector'])}, {r['faces']} faces on {r['canvas']} px: "
+        f"{r['ratio_to_imp']:.2f} against {_bound(r):.2f}"
         for r in above
     )
     off = [r["ratio_to_imp"] / r["model_ratio"] for r in exact]

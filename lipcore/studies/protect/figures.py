@@ -36,8 +36,10 @@ def heat_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
         for j, value in enumerate(line):
             _cell(axis, i, j, value)
     across, down = [*WAYS.values()], [f"made against\n{WORDS[s]}" for s in shown]
+    faces = [f"\n({values[s, 'none']['n_faces']:.0f} faces)" for s in shown]
     if narrow:
         across, down = ([textwrap.fill(words, 14) for words in names] for names in (across, down))
+    down = [words + n for words, n in zip(down, faces, strict=True)]
     axis.set_xticks(range(len(WAYS)), across, fontsize=8 if narrow else 10)
     axis.set_yticks(range(len(shown)), down, fontsize=8 if narrow else 10)
     axis.grid(visible=False)
@@ -46,56 +48,28 @@ def heat_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     return figure
 
 
-#: Who looks -> how the finding begins; what the noise is made against.
-SEEN = {
-    "it alone": "noise made against the one detector that looks",
-    "all": "noise made against all of them, pooled over those that look,",
-    "all others": "noise made against all but the one that looks",
-    "another alone": "noise made against another detector",
-}
-
-
-def finding(rows: pd.DataFrame) -> str:
-    """The answer in some sentences of HTML; what is not measured yet is said to be so."""
-    pooled = rows[(rows["metric"] == "hidden") & (rows["target"] == "") & rows["value"].notna()]
-    shares = {(r["situation"], r["treatment"]): f"{100 * r['value']:.0f} %" for _, r in pooled.iterrows()}
-    n = int(pooled["n"].max()) if len(pooled) else 0
-    lines = []
-    for seen, words in SEEN.items():
-        if (seen, "none") not in shares:
-            lines.append(f"{words[0].upper()}{words[1:]}: not measured yet.")
-            continue
-        later = [f"{shares[seen, t]} {w}" for t, w in WAYS.items() if t != "none" and (seen, t) in shares]
-        after = f"; {', '.join(later)}" if later else ""
-        lines.append(f"{words[0].upper()}{words[1:]} hides {shares[seen, 'none']} of the faces{after}.")
-    listed = "".join(f"<li>{line}</li>" for line in lines)
-    return (
-        '<div class="in-short admonition"><p class="admonition-title">In short</p>'
-        "<p><strong>Against the detector it was made for, and little else.</strong> LIP-A at epsilon 8, on "
-        f"{n} photograph{'' if n == 1 else 's'} of the 24 crowds:</p><ul>{listed}</ul>"
-        "<p>A face counts as hidden where a detector finds it on the clean photograph after the same treatment and "
-        "not on the one with noise.</p></div>"
-    )
-
-
 def _cell(axis: Axes, i: int, j: int, value: float) -> None:
     if value == value:
         axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color="black" if value > 0.6 else "white")
 
 
 def who_sees(rows: pd.DataFrame, treatment: str = "none") -> pd.DataFrame:
-    """A line for each noise at a fixed epsilon, a column for each detector that looks: faces hidden, in percent."""
+    """A line for each noise at a fixed epsilon, a column for each detector that looks: faces hidden, in percent, and
+    in brackets of how many."""
     chosen = rows[(rows["metric"] == "hidden") & (rows["target"] != "") & (rows["treatment"] == treatment)]
     chosen = chosen[(chosen["strength"] != UNTIL) & (chosen["combine"] == "mass")]
     left_out = chosen["situation"] == "all others"
     left_out &= chosen["detector"].str.contains(AND, regex=False)
-    lines = chosen.assign(detector=chosen["detector"].mask(left_out, ""))
-    table = lines.pivot_table("value", "detector", "target", sort=False)
+    lines = chosen.assign(detector=chosen["detector"].mask(left_out, "")).dropna(subset="value")
+    shares = zip(lines["value"], lines["n_faces"], strict=True)
+    lines = lines.assign(text=[f"{100 * value:.0f} ({faces:.0f})" for value, faces in shares])
+    order = list(dict.fromkeys(lines["detector"]))
+    table = lines.pivot(index="detector", columns="target", values="text").reindex(order)
     table = table.reindex(columns=sorted(table.columns, key=lambda name: [*DETECTORS, name].index(name)))
     table.columns = [detector_name(name) for name in table.columns]
     words = [_made_on(sources, rows) if sources else "all but the one that looks" for sources in table.index]
     table.index = pd.Index(words, name="made against")
-    return (100 * table).round(0).astype("Int64").astype(str).replace("<NA>", "-").reset_index()
+    return table.fillna("–").reset_index()
 
 
 def strengths(rows: pd.DataFrame) -> pd.DataFrame:

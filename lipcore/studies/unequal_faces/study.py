@@ -7,16 +7,18 @@ is matched on images 900 to 911, which are not evaluated.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lipcore.attacks.attack import Attack
 from lipcore.attacks.targets import Matching
 from lipcore.attacks.updates import update_rule
 from lipcore.datasets.synthetic import Unequal, people
 from lipcore.detectors import Detector
+from lipcore.metrics.intervals import share
 from lipcore.studies.base.faces import Case, SceneStudy, case_of
-from lipcore.studies.base.study import Record, Run
+from lipcore.studies.base.study import Infos, Record, Run
 
 NAME = "unequal_faces"
 KEY = ("config", "detector", "small", "large", "pitch", "epsilon", "perturbation", "image")
@@ -124,6 +126,35 @@ class UnequalFaces(SceneStudy[Config]):
         small = case.owners[Unequal.SMALL]
         only = None if not alone else [] if small is None else [small]
         return case.record(case.attacked(attack, only)) | {"people": people(9, entries["image"])}
+
+    def tabulated(
+        self, config: Config, records: Sequence[Record], infos: Infos
+    ) -> tuple[list[Record], Mapping[str, Any]]:
+        """Those of each perturbation, and on how many images the small face falls further than under IMP-I."""
+        rows, summary = super().tabulated(config, records, infos)
+        return [*rows, *self.ahead(records)], summary
+
+    def ahead(self, records: Sequence[Record]) -> Iterator[Record]:
+        """For LP and LIP-A, the share of images on which the small face's logit falls further than under IMP-I."""
+        cells: dict[tuple[Any, ...], dict[str, dict[int, float]]] = {}
+        for r in records:
+            drop = r["drops"][Unequal.SMALL]
+            if r["image"] not in CALIBRATION and drop is not None:
+                key = tuple(r[k] for k in ("detector", *self.of, "epsilon"))
+                cells.setdefault(key, {}).setdefault(r["perturbation"], {})[r["image"]] = drop
+        for cell, by in cells.items():
+            for name in ("lp", "lip-a"):
+                base, own = by.get("imp-i", {}), by.get(name, {})
+                if both := sorted(base.keys() & own.keys()):
+                    e = share([own[i] > base[i] for i in both], [1] * len(both), seed=self.seed)
+                    place = dict(zip(("detector", *self.of, "epsilon"), cell, strict=True)) | {"perturbation": name}
+                    yield place | {
+                        "metric": "ahead_small",
+                        "value": e.value,
+                        "ci_low": e.low,
+                        "ci_high": e.high,
+                        "n": e.n,
+                    }
 
     def cell_rows(self, records: Sequence[Record]) -> Iterator[Record]:
         """Those of all nine faces, and of the small one alone; calibration images are left out."""

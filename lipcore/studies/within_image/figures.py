@@ -1,4 +1,4 @@
-"""Where interference ends: one figure of every detector, and what it says in words."""
+"""Where interference ends: one figure of every detector, and the cells that nobody measured."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from matplotlib.lines import Line2D
 
 from lipcore.report.style import DETECTOR_COLOURS, GROUND, INK, detector_name, in_order
 from lipcore.studies.within_image.study import Config
-
-#: A coefficient under this is as good as nothing.
-NOTHING = 0.02
 
 
 def coefficient_rows(within: Mapping[str, Any], sides: Mapping[str, float], earlier: Mapping[str, Any]) -> pd.DataFrame:
@@ -87,33 +84,6 @@ def _epsilons(rows: pd.DataFrame) -> str:
     return "epsilon " + ", ".join(f"{' and '.join(at[d])} ({detector_name(d)})" for d in at)
 
 
-def said(rows: pd.DataFrame) -> str:
-    """What the figure shows, in sentences made from its rows: per detector where interference was last seen, and where
-    nothing was left of it."""
-    lines = []
-    for detector in in_order(rows["detector"]) if len(rows) else []:
-        own = rows[rows["detector"] == detector].sort_values("sides").to_dict("records")
-        there = [r for r in own if r["ci_low"] > NOTHING]
-        gone = [r for r in own if r["ci_high"] < NOTHING]
-        text = f"<b>{detector_name(detector)}</b>: "
-        if there:
-            most = max(there, key=lambda r: float(r["value"]))
-            text += f"the coefficient is largest with {_cell(most)}; the farthest cell whose interval lies above "
-            text += f"{NOTHING:g} has {_cell(there[-1])}, {there[-1]['sides']:.2f} sides"
-        else:
-            text += f"no cell has an interval above {NOTHING:g}"
-        if gone:
-            text += f"; the nearest one whose interval lies below {NOTHING:g} has {_cell(gone[0])}"
-            text += f", {gone[0]['sides']:.2f} sides"
-        lines.append(text + ".")
-    return "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>" if lines else "<p>Not measured.</p>"
-
-
-def _cell(row: Mapping[Any, Any]) -> str:
-    faces = f"{row['faces']:.0f} faces of {row['side']:.0f} px at {row['distance']:.0f} px"
-    return f"{faces} ({row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}], {row['n']:.0f} images)"
-
-
 def unmeasured(config: Config, rows: Sequence[Mapping[str, Any]]) -> str:
     """The cells that the study asks for and has no, or too few, images of."""
     done = {
@@ -132,4 +102,4 @@ def unmeasured(config: Config, rows: Sequence[Mapping[str, Any]]) -> str:
     if not missing:
         return "<p>Every cell is measured.</p>"
     listed = "".join(f"<li>{detector_name(d)}: {'; '.join(of)}</li>" for d, of in missing.items())
-    return f"<p>Not measured yet, or on fewer images than planned:</p><ul>{listed}</ul>"
+    return f"<p>Not measured, or on fewer images than planned:</p><ul>{listed}</ul>"
