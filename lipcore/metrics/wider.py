@@ -205,7 +205,7 @@ def evaluate_wider(
             ``images``.
 
     Warns:
-        RuntimeWarning: all scores are equal. The tool divides 0 by 0 and gives AP 0; so does :attr:`WiderResult.ap`.
+        LipcoreWarning: all scores are equal. The tool divides 0 by 0 and gives AP 0; so does :attr:`WiderResult.ap`.
     """
     check_name("subset", subset, SUBSETS)
     return evaluate_subsets(predictions, ground_truth, images=images, subsets=(subset,))[subset]
@@ -265,7 +265,7 @@ def evaluate_matched(
         UnknownName: no such subset.
 
     Warns:
-        RuntimeWarning: all scores are equal; see :func:`evaluate_wider`.
+        LipcoreWarning: all scores are equal; see :func:`evaluate_wider`.
     """
     pooled = _Pooled(images, len(images) if n_listed is None else n_listed)
     if pooled.all_equal:

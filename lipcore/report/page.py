@@ -32,6 +32,8 @@ from lipcore.report.plotting import folded, html_table
 from lipcore.report.style import style
 from lipcore.results import frame, read_results, shown_and_own
 
+#: Studies that ``make bench`` measures, in an environment of its own.
+BENCH = ("lip_bench", "lip_peers")
 #: A table with more lines than this is folded.
 LONG = 12
 #: Title of the fold in which a chapter's own numbers stand, apart from the committed ones.
@@ -144,8 +146,13 @@ def committed(study: str) -> dict[str, Any]:
     """
     path = ROOT / "results" / "full" / f"{study}.json"
     if not path.is_file():
-        raise NotMeasured(f"Not measured yet: <code>lipcore run {study} --profile full</code> does.")
+        raise NotMeasured(f"Not measured yet: <code>{command(study, 'full')}</code> does.")
     return read_results(path)
+
+
+def command(study: str, profile: str) -> str:
+    """What measures a study."""
+    return f"make bench PROFILE={profile}" if study in BENCH else f"lipcore run {study} --profile {profile}"
 
 
 Makes: TypeAlias = "Callable[[Page], Exhibit | Iterable[Exhibit]]"
@@ -248,7 +255,7 @@ class Page:
         n, names = p["dataset"]["n_images"], "image" if p["dataset"]["n_images"] == 1 else "images"
         return (
             f'<p class="made-by">Shown by <a href="notebooks/{self.name}.ipynb" download>{self.name}.ipynb</a>, '
-            f"made by <code>lipcore run {study} --profile {profile}{detector}</code>: "
+            f"made by <code>{command(study, profile)}{detector}</code>: "
             f'<a href="{file}.csv" download>CSV</a>, <a href="{file}.json" download>JSON</a> · '
             f"{n:,} {names} · {cost}commit {p['git_commit'][:8] or 'unknown'}</p>"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,10 +13,12 @@ import pytest
 from matplotlib.figure import Figure
 
 import lipcore.report.page as module
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError, LipcoreError, UnknownName
 from lipcore.report.page import Chart, Markup, NotMeasured, Page, Table, committed
 from lipcore.report.style import INK, METHOD_COLOURS
 from lipcore.results import Dataset, DetectorInfo, write_results
+from lipcore.studies.base.registry import STUDIES, load_study
+from lipcore.studies.base.study import Run
 
 
 def written(path: Path, profile: str, value: float) -> Path:
@@ -106,6 +109,21 @@ def test_a_figure_has_caption_text_source_and_downloads(page: Page) -> None:
     assert "<code>lipcore run example --profile full</code>" in text
     assert "3 images · 1,234 s" in text
     assert plt.get_fignums() == before
+
+
+def test_what_a_page_says_makes_its_numbers_can(page: Page, results: Path) -> None:
+    """Of those studies that ``lipcore run`` refuses, whatever is asked, ``make bench`` makes them."""
+    refused = []
+    for name in STUDIES:
+        if "raise LipcoreError" in inspect.getsource(type(load_study(name)).run):
+            with pytest.raises(LipcoreError, match=f"{name} is measured by `make bench`"):
+                load_study(name).run(Run(profile="full"))
+            refused.append(name)
+    assert refused == list(module.BENCH)
+    document = page.results | {"experiment": "lip_peers"}
+    assert "made by <code>make bench PROFILE=full</code>" in page.source(document)
+    with pytest.raises(NotMeasured, match="<code>make bench PROFILE=full</code> does"):
+        committed("lip_peers")
 
 
 def test_a_chart_is_a_whole_drawing_and_no_longer_than_it_must_be(page: Page) -> None:

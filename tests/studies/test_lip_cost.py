@@ -17,11 +17,13 @@ from studying import completed, tabled
 from lipcore.attacks.crop import Extent, Support, union
 from lipcore.attacks.gradients import joint_gradient
 from lipcore.datasets.synthetic import Grid, Scene
-from lipcore.errors import DataError, UnknownName
+from lipcore.errors import DataError, LipcoreError, UnknownName
 from lipcore.report.page import NotMeasured
 from lipcore.results import read_results
+from lipcore.studies.base.records import Records
+from lipcore.studies.base.study import Run
 from lipcore.studies.cost import figures as cost_figures
-from lipcore.studies.cost import lip_cost, lip_peers, lip_tolerance, timing
+from lipcore.studies.cost import lip_bench, lip_cost, lip_peers, lip_tolerance, timing
 from lipcore.studies.cost.colouring import colour
 from lipcore.studies.cost.lip_cost import Cell, Config, Part
 from lipcore.studies.cost.lip_cost_table import ratio_of_medians, rows_of
@@ -67,7 +69,8 @@ def test_a_run_is_recorded_summarised_and_not_repeated(tmp_path: Path) -> None:
     assert len(again) == len(records)
     assert len(lip_cost.measured(CONFIG, path)) == len(records)
 
-    document = read_results(lip_cost.summarise(CONFIG, again, "quick", tmp_path / "lip_cost.json"))
+    document = read_results(lip_cost.summarise(CONFIG, again, "quick", tmp_path / "lip_cost.json", name="another"))
+    assert document["experiment"] == "another"
     rows = document["rows"]
     assert {r["mode"] for r in rows} == set(MODES)
     for row in rows:
@@ -188,6 +191,24 @@ def test_a_cell_fits_its_canvas() -> None:
     for cell in (Cell(2, 100), Cell(9, 100), Cell(4, 60, 20)):
         with pytest.raises(ValueError, match="no square grid"):
             cell.draw(40)
+
+
+def test_the_gpu_has_a_study_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file, its name in it and its command are one."""
+    monkeypatch.setenv("LIPCORE_RESULTS", str(tmp_path))
+    study, given = lip_cost.LipCostCuda(), {}
+    with pytest.raises(LipcoreError, match="lip_cost_cuda needs a GPU"):
+        study.run(Run())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(lip_cost, "measured", lambda *_, **more: None)
+    monkeypatch.setattr(lip_cost, "summarise", lambda *of, **more: given.update(more) or of[-1])
+    assert study.run(Run()) == tmp_path / "quick" / "lip_cost_cuda.json"
+    assert given == {"name": "lip_cost_cuda", "device": "cuda"}
+
+
+def test_a_table_without_benchmarks_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lip_bench has nothing measured"):
+        lip_bench.summarise(Records(tmp_path / "none.jsonl", lip_bench.KEY), "quick", tmp_path / "none.json")
 
 
 def test_profiles() -> None:

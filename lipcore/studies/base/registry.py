@@ -33,6 +33,7 @@ STUDIES = {
     "hr_mini_eval": "lipcore.studies.detectors.hr_mini_eval:HRMiniEval",
     "hr_mini_2_eval": "lipcore.studies.detectors.hr_mini_eval:HRMini2Eval",
     "lip_cost": "lipcore.studies.cost.lip_cost:LipCost",
+    "lip_cost_cuda": "lipcore.studies.cost.lip_cost:LipCostCuda",
     "lip_speedups": "lipcore.studies.cost.lip_speedups:LipSpeedups",
     "lip_bench": "lipcore.studies.cost.lip_bench:LipBench",
     "lip_peers": "lipcore.studies.cost.lip_peers:LipPeers",

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lipcore.errors import LipcoreWarning
 from lipcore.metrics.fddb import KINDS, N_IMAGES, FddbResult, evaluate_overlaps
 from lipcore.metrics.intervals import Estimate, bootstrap_weights, ratio_of_means, share
 from lipcore.metrics.wider import MatchedImage, WiderResult, evaluate_matched
@@ -244,7 +245,7 @@ def precision(images: Sequence[Shot]) -> dict[str, WiderResult]:
     if not images:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an attack may leave detections of one score, or one detection
+        warnings.simplefilter("ignore", LipcoreWarning)  # an attack may leave detections of one score, or one alone
         return evaluate_matched([s.matched for s in images], tuple(images[0].kept))
 
 

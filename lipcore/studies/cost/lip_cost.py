@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -282,7 +282,15 @@ def _passes(case: Case, modes: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield {"mode": mode, "passes": coloured.passes, "conflicts": coloured.conflicts}
 
 
-def summarise(config: Config, records: Records, profile: str, path: Path | None = None, *, device: str = "cpu") -> Path:
+def summarise(
+    config: Config,
+    records: Records,
+    profile: str,
+    path: Path | None = None,
+    *,
+    name: str = EXPERIMENT,
+    device: str = "cpu",
+) -> Path:
     """Computes the table and the scalars for prose from the records, and writes the results file.
 
     Args:
@@ -290,6 +298,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
         records: of it; others are not looked at.
         profile: as the file names it.
         path: of the results file; ``results/<profile>/lip_cost.json`` by default.
+        name: of the study.
         device: that was measured.
     """
     models = list(loaded(config, device))
@@ -299,7 +308,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
     names = [model.name for _, model in models]
     return write_results(
         path or results_path(EXPERIMENT, profile),
-        experiment=EXPERIMENT,
+        experiment=name,
         profile=profile,
         config=config,
         rows=rows,
@@ -323,12 +332,8 @@ class LipCost(Runnable):
     name = EXPERIMENT
     title = "what a step of LIP costs beside one of IMP, against the number of faces: time, memory, exactness"
     own_detector = "centerface"
-    options = ("detector", "device", "only", "part")
-
-    def path(self, run: Run) -> Path:
-        """An accelerator's results have a file of their own, such as ``lip_cost_cuda.json``."""
-        path, kind = super().path(run), torch.device(run.device).type
-        return path if kind == "cpu" else path.with_stem(f"{self.name}_{kind}")
+    options = ("detector", "only", "part")
+    device: ClassVar[str] = "cpu"
 
     def run(self, run: Run) -> Path:
         """Measures what is missing and writes the results; returns the results file."""
@@ -338,12 +343,27 @@ class LipCost(Runnable):
         config, path = PROFILES[run.profile](run.detector), self.path(run)
         kinds = [kind for kind in MEASURED if run.part in kind]
         kept = path.with_suffix(".records.jsonl")
-        records = measured(config, kept, device=run.device, only=kinds, detector=run.only)
-        return summarise(config, records, run.profile, path, device=run.device)
+        records = measured(config, kept, device=self.device, only=kinds, detector=run.only)
+        return summarise(config, records, run.profile, path, name=self.name, device=self.device)
 
     def table(self, run: Run) -> Path:
         """Writes the results from what is measured already; returns the results file."""
         run = self.ready(run)
         config, path = PROFILES[run.profile](run.detector), self.path(run)
         records = Records(path.with_suffix(".records.jsonl"), KEY)
-        return summarise(config, records, run.profile, path, device=run.device)
+        return summarise(config, records, run.profile, path, name=self.name, device=self.device)
+
+
+class LipCostCuda(LipCost):
+    """The same on a GPU."""
+
+    name = "lip_cost_cuda"
+    title = "what a step of LIP costs beside one of IMP on a GPU"
+    device = "cuda"
+
+    def ready(self, run: Run) -> Run:
+        """As of any study; refused where torch has no GPU."""
+        run = super().ready(run)
+        if not torch.cuda.is_available():
+            raise LipcoreError(f"{self.name} needs a GPU, and torch can use none on this machine")
+        return run
