@@ -14,8 +14,7 @@ from PIL import Image
 
 from lipcore.attacks.hiding import Hiding
 from lipcore.datasets.crowds import CrowdPhoto
-from lipcore.results import DetectorInfo, read_results
-from lipcore.studies.base.registry import load_study
+from lipcore.results import DetectorInfo
 from lipcore.studies.base.study import Record, Run
 from lipcore.studies.protect import figures
 from lipcore.studies.protect.config import PROFILES
@@ -203,14 +202,3 @@ class TestStudy:
         made = {fingerprint(Settings(), sources, target) for sources in ([a], [b], [a, b]) for target in (a, b)}
         assert len(made) == 6
         assert fingerprint(Settings(tau=0.3), [a], a) not in made
-
-    def test_the_committed_table_is_that_of_its_records(self, root: Path, tmp_path: Path) -> None:
-        """Without a detector, the same rows."""
-        path = root / "results" / "full" / "protect.json"
-        study = load_study("protect")
-        assert isinstance(study, Protect)
-        run = Run(profile="full", detector="centerface")
-        config = study.config(run)
-        infos, records = study.infos(config, run, load=False), study.records(run)
-        again = study.summarise(config, infos, records, run, tmp_path / "protect.json")
-        assert read_results(again)["rows"] == read_results(path)["rows"]
