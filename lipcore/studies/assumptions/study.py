@@ -79,6 +79,8 @@ def ledger() -> tuple[Variant, ...]:
         Variant(assumption="A2", label="IMP's gradient (LP-W)", perturbation="lp-w"),
         Variant(assumption="A3", label="all targets (LIP-A)", default=True, perturbation="lip-a"),
         Variant(assumption="A3", label="the highest target (LIP-H)", perturbation="lip-h"),
+        Variant(assumption="A3", label="all targets, faces joint (LP)"),
+        Variant(assumption="A3", label="the highest target, faces joint (LP-H)", perturbation="lp-h"),
         *extents(),
         *(Variant(assumption="A5", label=f"I-FGSM, epsilon {e:g}", default=e == 2, epsilon=e) for e in (1.0, 2.0, 4.0)),
         Variant(assumption="A5", label="FGSM, epsilon 2", update="fgsm"),
