@@ -49,8 +49,8 @@ def seconds(page: Page) -> Chart:
     return Chart(
         cost_figure(page.rows),
         "Seconds a step against the number of faces, medians of turns.",
-        "Seconds a step against the number of faces: one pass for each face rises steeply, the windows hardly more "
-        "than IMP.",
+        "Seconds a step against the number of faces: one pass for each face rises steeply, the windows far less, IMP "
+        "hardly.",
         cost_figure(page.rows, narrow=True),
     )
 

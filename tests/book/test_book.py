@@ -329,11 +329,39 @@ def test_a_readers_own_run_is_preferred_in_their_book(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "printed"),
-    [(12.345, "12.3"), (100.0, "100"), (1234.5, "1,234"), (0.01234, "0.0123"), (-3.0, "-3"), (64, "64"), ("no", "no")],
+    [
+        (12.345, "12.3"),
+        (100.0, "100"),
+        (1234.5, "1,234"),
+        (0.01234, "0.0123"),
+        (-3.0, "-3"),
+        (64, "64"),
+        (6400, "6,400"),
+        ("no", "no"),
+    ],
 )
 def test_how_numbers_print(tmp_path: Path, value: float | str, printed: str) -> None:
     _result(tmp_path / "quick" / "x.json", y=value)
     assert str(_extension("lip_results").substitutions(tmp_path, tmp_path / "quick")["x_y"]) == printed
+
+
+def test_one_row_of_the_full_run_in_prose(tmp_path: Path) -> None:
+    row = {"metric": "asr", "detector": "a", "value": 0.5, "ci_low": 0.25, "ci_high": 0.75, "n": 8, "flags": ["x", "y"]}
+    text = json.dumps({"rows": [row, row | {"detector": "b", "value": None}]})
+    (tmp_path / "s.json").write_text(text)
+    full = _extension("lip_results").Full(tmp_path)
+    assert full("s", "asr", detector="a", interval=True) == "50 [25, 75]"
+    assert full("s", "asr", detector="a", count="n") == "4 of 8"
+    assert (full("s", "asr", detector="a", entry="n"), full("s", "asr", detector="a", entry="flags")) == ("8", "x; y")
+    assert full("s", "asr", detector="b") == full("s", "asr", detector="b", count="n") == "not measured"
+    with pytest.raises(ValueError, match="2 rows of s have"):
+        full("s", "asr")
+
+
+def test_names_and_shares_in_prose() -> None:
+    say = _extension("lip_results").Say()
+    assert (say.name("hr-mini"), say.name("mine")) == ("HR-mini", "mine")
+    assert (say.percent(0.6956), say.percent("not measured")) == ("69.6", "not measured")
 
 
 def test_what_was_not_measured_says_so(tmp_path: Path) -> None:
