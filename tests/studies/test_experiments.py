@@ -10,7 +10,7 @@ import pytest
 from studying import completed, tabled
 
 from lipcore.attacks.crop import Extent
-from lipcore.attacks.presets import PRESETS
+from lipcore.attacks.presets import ABLATIONS, PRESETS
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors.pnet import PNet
 from lipcore.metrics.success import interference as coefficient
@@ -288,7 +288,7 @@ class TestAblations:
             assert sum(v.default for v in ledger if v.assumption == assumption) == 1
         assert len({(v.assumption, v.label) for v in ledger}) == len(ledger)
         for variant in ledger:
-            assert variant.perturbation in PRESETS
+            assert variant.perturbation in PRESETS | ABLATIONS
             if variant.default:
                 assert variant.extent == Extent()
 
