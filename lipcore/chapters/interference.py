@@ -204,8 +204,8 @@ def neighbours_table(page: Page) -> Table:
     return Table(
         gain_table(frame(measured)),
         "Methods on the same faces, by the nearest neighbour's distance. In points: more faces hidden by the first of "
-        "two; distance in sides of the receptive field; small: 95 % intervals. What LIP-A gains where neighbours are "
-        "near is what separating buys.",
+        "two; distance in sides of the receptive field; small: faces and 95 % intervals; the same: both hide the same "
+        "faces. What LIP-A gains where neighbours are near is what separating buys.",
         sources=(measured,),
     )
 

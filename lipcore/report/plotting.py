@@ -44,15 +44,18 @@ def html_table(frame: pd.DataFrame, caption: str = "") -> str:
     head = "".join(f'<th scope="col">{column}</th>' for column in body.columns)
     lines = []
     for grey, (first, *others) in zip(dim, body.itertuples(index=False), strict=True):
-        cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{_small(value)}</td>" for value in others)
+        cells = f'<th scope="row">{first}</th>' + "".join(map(_cell, others))
         lines.append(f"<tr{' class=dim' if grey else ''}>{cells}</tr>")
     titled = f"<caption>{caption}</caption>" if caption else ""
     table = f"<table>{titled}<thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return f'<div class="lip-table" tabindex="0">{table}</div>'
 
 
-def _small(value: Any) -> str:
-    return re.sub(r" (\[[^\]<>]*\])$", r" <small>\1</small>", str(value))
+def _cell(value: Any) -> str:
+    """What is short and has a gap or a hyphen, such as a method's name, stays whole."""
+    text = re.sub(r" (\[[^\]<>]*\])$", r" <small>\1</small>", str(value))
+    whole = " class=whole" if re.fullmatch(r"[^<]{1,16}", text) and re.search(r"[ -]", text) else ""
+    return f"<td{whole}>{text}</td>"
 
 
 def show(axis: Axes, image: Tensor) -> None:

@@ -148,6 +148,15 @@ def test_every_picture_says_what_it_shows(html: Path) -> None:
             assert len(alt) > 10, f"{name}: {alt!r}"
             assert not re.search(r"_images/|\.(png|svg|webp)$", alt), f"{name}: {alt}"
         assert not re.search(r"<img\b(?![^>]*\balt=)", text), name
+        drawings = re.findall(r'<svg class="lip-chart[^>]*>', text)
+        assert all(re.search(r'role="img" aria-label="[^"]{20,}"', drawing) for drawing in drawings), name
+
+
+def test_drawings_of_a_page_share_no_ids(html: Path) -> None:
+    for name, text in _pages(html):
+        drawings = re.findall(r'<svg class="lip-chart.*?</svg>', text, re.DOTALL)
+        ids = [set(re.findall(r'\bid="([^"]*)"', drawing)) for drawing in drawings]
+        assert sum(map(len, ids)) == len(set().union(*ids)), name
 
 
 def test_computed_tables_name_their_columns_and_rows(html: Path) -> None:

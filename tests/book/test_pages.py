@@ -103,6 +103,29 @@ def test_axe_finds_no_serious_violation(visit: Visit, theme: str) -> None:
     assert not serious
 
 
+def test_a_chapters_key_figure_is_seen_whole(visit: Visit) -> None:
+    """At 390 px as well: its own drawing for phones, or one that fits."""
+    figure = visit.page.locator("main figure, main .lip-compare").first
+    if not figure.count():
+        pytest.skip("a page without figures")
+    parts = figure.locator("svg.lip-chart, img").all()
+    boxes = [part.bounding_box() for part in parts if part.is_visible()]
+    assert boxes
+    for box in boxes:
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= visit.page.viewport_size["width"] + 1
+
+
+def test_a_chart_is_in_the_colours_of_the_theme(visit: Visit) -> None:
+    ink = """[...document.querySelectorAll('main svg.lip-chart text')]
+        .filter(e => e.style.fill === 'currentcolor').slice(0, 1).map(e => getComputedStyle(e).fill)"""
+    base = "getComputedStyle(document.querySelector('main figure')).color"
+    found = visit.page.evaluate(ink)
+    if not found:
+        pytest.skip("a page without charts")
+    assert found == [visit.page.evaluate(base)]
+
+
 @pytest.fixture
 def first_page(browser: Any, html: Path) -> Iterator[Any]:
     context = browser.new_context(viewport=SIZES["wide"])
@@ -124,6 +147,13 @@ def test_the_slider_moves_by_keyboard_and_says_where_it_is(first_page: Any) -> N
     assert stage.evaluate("e => e.style.getPropertyValue('--cut')") != before
     assert slider.get_attribute("aria-valuetext") != said
     assert "clean" in said
+
+
+def test_what_the_slider_says_covers_no_picture(first_page: Any) -> None:
+    stage = first_page.locator(".lip-stage").first.bounding_box()
+    lines = [line for line in first_page.locator(".lip-said").first.locator("p").all() if line.is_visible()]
+    assert len(lines) == 2
+    assert all(line.bounding_box()["y"] >= stage["y"] + stage["height"] for line in lines)
 
 
 def test_tabs_change_the_picture_by_keyboard(first_page: Any) -> None:

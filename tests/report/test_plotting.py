@@ -40,6 +40,12 @@ def test_a_table_has_a_caption_and_scoped_heads() -> None:
     assert "<caption>What it shows.</caption>" in text
     assert re.findall(r'<th scope="(\w+)">(\w+)', text) == [("col", "method"), ("col", "ASR"), ("row", "LP")]
     assert "class=dim" in text
+    text = html_table(
+        pd.DataFrame({"a": ["x"], "b": ["51 [40, 63]"], "c": ["LIP-A - LP"], "d": ["two long words of it"]})
+    )
+    assert "<td>51 <small>[40, 63]</small></td>" in text
+    assert "<td class=whole>LIP-A - LP</td>" in text
+    assert "<td>two long words of it</td>" in text
     assert folded("More", text).startswith('<details class="lip-fold"><summary>More</summary>')
 
 

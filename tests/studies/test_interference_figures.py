@@ -105,7 +105,8 @@ def test_detectors_stand_below_and_epsilons_beside_one_another(rows: pd.DataFram
 
 def test_the_table_has_a_line_for_each_cell_and_epsilon(rows: pd.DataFrame) -> None:
     table = ipi_table(rows, poster("ipi"), "hr-mini", (4.0, 2.0))
-    assert list(zip(table["faces"], table["ε"], strict=True))[:4] == [(1, "4"), (1, "2"), (9, "4"), (9, "2")]
+    cells = [("1", "4"), ("1", "2"), ("9 at 40 px", "4"), ("9 at 40 px", "2")]
+    assert list(zip(table["faces"], table["ε"], strict=True))[:4] == cells
     assert list(table["poster (HR)"])[:3] == ["100", "100", "51.5"]
     assert len(table) == 2 * len(POSTER_CELLS)
     assert len(ipi_table(rows, poster("ipi"), "pnet", (4.0, 2.0))) == len(POSTER_CELLS)

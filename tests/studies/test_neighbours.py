@@ -176,8 +176,8 @@ class TestNeighbours:
         assert len(neighbours_figures.success_figure(frame).axes[0].get_legend_handles_labels()[1]) == 4
         (line,) = neighbours_figures.gain_table(frame).to_dict("records")
         assert (line["step"], line["detector"]) == ("LIP-A - IMP-I", "HR-mini")
-        assert line[neighbours_figures.NAMES[0]].startswith("-2.0 <small>[+40.0, +60.0], 20 faces")
-        assert "the same 20 faces" in line[neighbours_figures.NAMES[1]]
+        assert line[neighbours_figures.NAMES[0]].startswith("-2.0 <small>20 faces</small> <small>[+40.0, +60.0]")
+        assert "the same <small>20 faces</small>" in line[neighbours_figures.NAMES[1]]
 
 
 class TestVisibility:

@@ -225,8 +225,7 @@ def ipi_table(
     for row in chosen.to_dict("records"):
         cell = (int(row["faces"]), int(row["distance"]))
         start = {
-            "faces": cell[0],
-            "distance": f"{cell[1]} px",
+            "faces": f"{cell[0]} at {cell[1]} px" if cell[0] > 1 else "1",
             PAPER: f"{poster[cell]:g}" if cell in poster else "–",
             "ε": f"{row['epsilon']:g}",
             "n": row["n"],
@@ -241,7 +240,7 @@ def ipi_table(
             entry["n"] = f"{str(entry['n']).partition(' ')[0]} <small>† {row['n']}</small>"
         entry[method_name(row["perturbation"])] = f"{value}{'†' * fewer} <small>{interval}</small>"
     methods = [method_name(name) for name in PRESETS]
-    order = ["faces", "distance", PAPER, "ε", "n", "clean", *methods, "_dim"]
+    order = ["faces", PAPER, "ε", "n", "clean", *methods, "_dim"]
     made = pd.DataFrame([table[key] for key in sorted(table)])
     return made.reindex(columns=[c for c in order if c in made]).fillna({m: "–" for m in methods if m in made})
 

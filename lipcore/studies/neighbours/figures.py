@@ -103,6 +103,6 @@ def gain_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _points(row: Mapping[Any, Any]) -> str:
     if row["identical"]:
-        return f"<small>the same {row['n_faces']:.0f} faces, one by one</small>"
-    interval = f"[{100 * row['ci_low']:+.1f}, {100 * row['ci_high']:+.1f}]"
-    return f"{100 * row['value']:+.1f} <small>{interval}, {row['n_faces']:.0f} faces</small>"
+        return f"the same <small>{row['n_faces']:.0f} faces</small>"
+    interval = f"[{100 * row['ci_low']:+z.1f}, {100 * row['ci_high']:+z.1f}]"
+    return f"{100 * row['value']:+z.1f} <small>{row['n_faces']:.0f} faces</small> <small>{interval}</small>"
