@@ -54,7 +54,7 @@ def _offer(app: Sphinx, page: str, template: str, context: dict[str, Any], doctr
         return
     made = json.loads(path.read_text(encoding="utf8"))["metadata"].get("papermill", {})
     profile, seconds = made.get("parameters", {}).get("profile", "quick"), made.get("duration")
-    cost = f": {seconds:.0f} s in the {profile} profile" if seconds else ""
+    cost = f": {seconds:.0f} s when this book was built, {profile} profile" if seconds else ""
     offer = (
         f'<p class="lip-offer"><a href="notebooks/{page}.ipynb" download>Download the notebook</a>'
         f'<span><a href="rerun.html">Run it again</a>{cost}</span><a href="paper.html#how-to-cite">Cite</a></p>'
