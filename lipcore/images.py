@@ -124,16 +124,6 @@ def photo_endings() -> set[str]:
     return known | {".heic", ".heif", ".hif", ".avif"}
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of a photograph as it lies in its file, before it is turned upright: nothing is decoded.
-
-    Raises:
-        ImageError: as :func:`load_image`, as far as the header tells.
-    """
-    with _opened(Path(path)) as file:
-        return file.height, file.width
-
-
 def check_output(path: str | Path, like: Photo | None = None) -> str:
     """Refuses a name that :func:`save_image` could not write to, before anything is computed.
 

@@ -219,13 +219,6 @@ class TestLoad:
         Image.fromarray(RGB).save(tmp_path / "photo.jpg", exif=block + struct.pack("<ii", -1, 0))
         assert load_image(tmp_path / "photo.jpg").pixels.shape == (1, 3, 20, 12)
 
-    def test_the_size_is_told_without_decoding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        files = {ending: encoded(ending) for ending in ("jpg", "png", "webp")}
-        monkeypatch.setattr(images.Image.Image, "load", lambda *_: pytest.fail("it is decoded"))
-        for ending, content in files.items():
-            (tmp_path / f"photo.{ending}").write_bytes(content)
-            assert images.image_size(tmp_path / f"photo.{ending}") == (12, 20)
-
     def test_heic(self, tmp_path: Path) -> None:
         heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
         heif.from_pillow(Image.fromarray(np.full((32, 48, 3), (200, 50, 50), np.uint8))).save(tmp_path / "phone.heic")

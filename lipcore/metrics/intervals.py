@@ -30,10 +30,6 @@ class Estimate:
     high: float
     n: int
 
-    def excludes_zero(self) -> int:
-        """The sign of the interval if 0 lies outside it, else 0."""
-        return 1 if self.low > 0 else -1 if self.high < 0 else 0
-
 
 def share(hits: Sequence[int], totals: Sequence[int], *, seed: int = 0, level: float = 0.95) -> Estimate:
     """A share pooled over images, sum(hits) / sum(totals).

@@ -13,8 +13,8 @@ from lipcore.results import read_results
 from lipcore.studies.base.registry import load_study
 from lipcore.studies.base.study import Run
 from lipcore.studies.benchmarks import images
+from lipcore.studies.benchmarks.images import pixels
 from lipcore.studies.detectors import evaluation
-from lipcore.studies.detectors.evaluation import pixels
 
 
 @pytest.fixture

@@ -114,8 +114,7 @@ def case_of(detector: Detector, scene: Scene, matching: Matching) -> Case:
 def photograph(number: int) -> Scene:
     """A crowd that may be shown, as a scene of the faces that count; ``number`` in the order of their names."""
     photo = load_crowds()[number]
-    pixels = torch.from_numpy(photo.read()).permute(2, 0, 1)[None].float()
-    return Scene(photo.name, pixels, torch.from_numpy(photo.boxes[photo.counted]).float())
+    return Scene(photo.name, photo.pixels, torch.from_numpy(photo.boxes[photo.counted]).float())
 
 
 def outcomes(

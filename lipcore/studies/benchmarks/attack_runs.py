@@ -29,7 +29,7 @@ from lipcore.results import Dataset, DetectorInfo, Stopwatch, digest
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, rounded
 from lipcore.studies.base.study import OPTIONS, Infos, Record, Run, Study, Unit
-from lipcore.studies.benchmarks.images import Item, fit, load_items, truth
+from lipcore.studies.benchmarks.images import Item, fit, load_items, pixels, truth
 
 KEY = ("config", "detector", "image", "perturbation", "update", "epsilon")
 #: The clean image among the perturbations.
@@ -141,7 +141,7 @@ def attacked_records(
         keep: what a record holds of the responses to an attacked image.
         known: what the record of the clean image holds besides.
     """
-    image = torch.from_numpy(item.read()).permute(2, 0, 1)[None].float().to(detector.device)
+    image = pixels(item).to(detector.device)
     with torch.no_grad():
         clean = detector(image)
     instances = find(clean)

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lipcore.datasets.crowds import CrowdPhoto, load_crowds
 from lipcore.datasets.fddb import FddbImage, load_fddb
@@ -204,6 +206,11 @@ def fit(item: Item, found: Floats) -> Fit:
     faces = [round(v, 3) if np.isfinite(v) else None for v in highest.tolist()]
     pairs = [(int(k), int(j), round(float(overlaps[k, j]), 4)) for k, j in zip(*overlaps.nonzero(), strict=True)]
     return Fit(best_face(overlaps), best_face(item.official(found[:, :4])), faces, pairs)
+
+
+def pixels(item: Item) -> Tensor:
+    """An image of a benchmark, (1, 3, H, W) float RGB in 0..255."""
+    return torch.from_numpy(item.read().copy()).permute(2, 0, 1)[None].float()
 
 
 def truth(item: Item) -> dict[str, Any]:

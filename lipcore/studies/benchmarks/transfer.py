@@ -23,7 +23,7 @@ from lipcore.studies.base.records import Records
 from lipcore.studies.base.study import OPTIONS, Infos, Record, Run, Study, Unit
 from lipcore.studies.benchmarks.attack_runs import NONE, Settings, detections, ordered, perturbed
 from lipcore.studies.benchmarks.attack_tables import Shot
-from lipcore.studies.benchmarks.images import Item, load_items, truth
+from lipcore.studies.benchmarks.images import Item, load_items, pixels, truth
 from lipcore.treatments import TREATMENTS
 
 PERTURBATIONS = ("imp", "imp-i", "lip-a")
@@ -159,7 +159,7 @@ def measured(
         wanted: the ``target``, ``perturbation`` and ``treatment`` of each.
     """
     made, watch = detectors[source], Stopwatch()
-    image = torch.from_numpy(item.read()).permute(2, 0, 1)[None].float().to(made.device)
+    image = pixels(item).to(made.device)
     with torch.no_grad():
         instances = find_instances(made, made(image), settings.matching)
     attacked, before = image, NONE

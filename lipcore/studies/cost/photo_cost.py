@@ -120,7 +120,7 @@ def _told(said: dict[str, Any]) -> dict[str, Any]:
 def passes() -> dict[str, Any]:
     """The forward and backward passes of the attack's steps, of the loss of all responses, and nothing else."""
     detector = load_detector(DETECTOR)
-    image = torch.from_numpy(load_crowd(PHOTO).read()).permute(2, 0, 1)[None].float()
+    image = load_crowd(PHOTO).pixels
     taken = []
     for _ in range(ROUNDS):
         start = time.process_time(), time.perf_counter()

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lipcore.datasets.wider_format import SUBSETS
 from lipcore.detectors import Detections
@@ -19,7 +18,7 @@ from lipcore.results import Dataset, Stopwatch, digest
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.stored_detections import pack, unpack
 from lipcore.studies.base.study import OPTIONS, Infos, Record, Run, Study, Unit
-from lipcore.studies.benchmarks.images import Item, fit, load_items, truth
+from lipcore.studies.benchmarks.images import Item, fit, load_items, pixels, truth
 
 #: In the order in which they are measured, the quickest first.
 DETECTORS = ("tiny-yolo", "ssd-mobilenet", "retinaface", "hr-mini", "hr-mini-2", "centerface")
@@ -108,11 +107,6 @@ class Evaluation(Study[Config]):
         faces = sum(len(t["heights"]) for t in images.values())
         files = sorted((name, t["file"]) for name, t in images.items())
         return Dataset(TITLES[config.dataset], digest(files), len(images), faces)
-
-
-def pixels(item: Item) -> Tensor:
-    """An image of a benchmark, (1, 3, H, W)."""
-    return torch.from_numpy(item.read().copy()).permute(2, 0, 1)[None].float()
 
 
 def stored(item: Item, made: Detections) -> Record:

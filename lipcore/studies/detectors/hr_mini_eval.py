@@ -21,9 +21,9 @@ from lipcore.metrics.success import found
 from lipcore.results import Dataset, Stopwatch, digest
 from lipcore.studies.base.records import Records
 from lipcore.studies.base.study import Infos, Record, Run, Study, Unit
-from lipcore.studies.benchmarks.images import Item, load_items
+from lipcore.studies.benchmarks.images import Item, load_items, pixels
 from lipcore.studies.cost.timing import Case, machine, seconds_of
-from lipcore.studies.detectors.evaluation import pixels, stored
+from lipcore.studies.detectors.evaluation import stored
 from lipcore.studies.detectors.hr_mini_table import GROUNDS, MODES, rows, summary
 
 TITLES = {"wider": "WIDER FACE val and LFW faces on grids", "generated": "generated crowds and LFW faces on grids"}

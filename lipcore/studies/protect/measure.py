@@ -94,7 +94,7 @@ def measured(
     """
     start = time.perf_counter()
     device = next(iter(detectors.values())).device
-    image = torch.from_numpy(photo.read()).permute(2, 0, 1)[None].float().to(device)
+    image = photo.pixels.to(device)
     truth = torch.from_numpy(photo.boxes[photo.counted])
     hidden = made(settings, noise, detectors, image) if noise.sources else None
     saved = image if hidden is None else quantise(hidden.image)
