@@ -39,6 +39,7 @@ STUDIES = {
     "lip_peers": "lipcore.studies.cost.lip_peers:LipPeers",
     "lip_tolerance": "lipcore.studies.cost.lip_tolerance:Tolerance",
     "photo_cost": "lipcore.studies.cost.photo_cost:PhotoCost",
+    "worker_cost": "lipcore.studies.cost.worker_cost:WorkerCost",
     "protect": "lipcore.studies.protect.study:Protect",
 }
 
