@@ -30,6 +30,11 @@ class Estimate:
     high: float
     n: int
 
+    @property
+    def columns(self) -> dict[str, float]:
+        """As a results file has it."""
+        return {"value": self.value, "ci_low": self.low, "ci_high": self.high, "n": self.n}
+
 
 def share(hits: Sequence[int], totals: Sequence[int], *, seed: int = 0, level: float = 0.95) -> Estimate:
     """A share pooled over images, sum(hits) / sum(totals).

@@ -219,4 +219,4 @@ def _rows(measured: Sequence[tuple[Variant, Record]], seed: int) -> Iterator[Rec
             "logit_drop": ratio_of_means(drops, [[1.0] * len(d) for d in drops], seed=seed),
         }
         for metric, e in estimates.items():
-            yield shared | {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n}
+            yield shared | {"metric": metric, **e.columns}

@@ -225,7 +225,7 @@ class SceneStudy(Study[Config]):
 
 
 def _row(metric: str, e: Estimate) -> Record:
-    return {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n}
+    return {"metric": metric, **e.columns}
 
 
 def _bits(flags: Tensor) -> str:

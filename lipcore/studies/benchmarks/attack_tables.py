@@ -295,8 +295,7 @@ def _found_row(images: Sequence[Shot], subset: str, seed: int) -> dict[str, Any]
 
 
 def _row(metric: str, subset: str, estimate: Estimate) -> dict[str, Any]:
-    value, low, high = estimate.value, estimate.low, estimate.high
-    return {"metric": metric, "subset": subset, "value": value, "ci_low": low, "ci_high": high, "n": estimate.n}
+    return {"metric": metric, "subset": subset, **estimate.columns}
 
 
 def _mean(values: Sequence[float], seed: int) -> Estimate:

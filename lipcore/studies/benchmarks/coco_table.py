@@ -127,7 +127,7 @@ def _estimate(values: NDArray[np.float64], n: int) -> Estimate:
 
 
 def _row(perturbation: str, metric: str, e: Estimate, subset: str = "all") -> dict[str, Any]:
-    interval = {"value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n}
+    interval = e.columns
     return {"perturbation": perturbation, "metric": metric, "subset": subset, **interval}
 
 

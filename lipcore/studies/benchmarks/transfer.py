@@ -202,10 +202,7 @@ def rows(records: Sequence[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[s
                 "epsilon": EPSILON,
                 "subset": subset,
                 "metric": "asr",
-                "value": e.value,
-                "ci_low": e.low,
-                "ci_high": e.high,
-                "n": e.n,
+                **e.columns,
                 "n_faces": sum(total for _, total in counts),
             }
 

@@ -79,7 +79,7 @@ def summarise(config: Config, records: Records, profile: str, path: Path | None 
             asr = share([r["hits"] for r in own], [r["faces"] for r in own])
             row = {"detector": detector.name, "epsilon": epsilon, "steps": steps, "attack": name}
             row |= {"package": own[0]["package"], "version": own[0]["version"], "metric": "asr"}
-            row |= {"value": asr.value, "ci_low": asr.low, "ci_high": asr.high, "n": asr.n}
+            row |= asr.columns
             row |= {"faces": sum(r["faces"] for r in own), "hits": sum(r["hits"] for r in own)}
             seconds = median(r["seconds"] for r in own)
             row |= {"seconds_per_image": seconds, "seconds_per_step": seconds / steps}

@@ -29,7 +29,7 @@ def rows_of(records: Iterable[dict[str, Any]], megapixels: float) -> list[dict[s
             rows.append(row | {"mb_per_megapixel": each, "instances": r["instances"]})
             continue
         ratio, wall = (ratio_of_medians(r[clock], r[f"base_{clock}"]) for clock in ("cpu_seconds", "seconds"))
-        row |= {"metric": "ratio", "value": ratio.value, "ci_low": ratio.low, "ci_high": ratio.high, "n": ratio.n}
+        row |= {"metric": "ratio", **ratio.columns}
         row |= {"wall_ratio": wall.value, "wall_low": wall.low, "wall_high": wall.high}
         row |= {"cpu_seconds": median(r["cpu_seconds"]).value, "wall_seconds": median(r["seconds"]).value}
         row |= {name: r.get(name) for name in ("compile_seconds", "difference", "sign_agreement")}

@@ -182,7 +182,7 @@ def table_of(
             if tolerance > 0 and exact and sum(r["faces"] for r in group):
                 estimates["difference"] = difference(_counts(group), _counts(exact), paired=True)
             for metric, e in estimates.items():
-                rows.append(shared | {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n})
+                rows.append(shared | {"metric": metric, **e.columns})
                 key = f"{prefix}{'change' if metric == 'difference' else metric}"
                 summary[f"{key}_{round(100 * tolerance)}_epsilon_{epsilon:g}"] = round(100 * e.value, 1)
     return rows, summary

@@ -151,10 +151,10 @@ def _faces(records: Sequence[Mapping[str, Any]], seed: int) -> Iterator[Record]:
             hits = [sum(b == "1" and i in f for i, b in enumerate(own)) for own, f in zip(bits, fitting, strict=True)]
             rate = share(hits, [own.count("1") for own in bits], seed=seed)
             where = {"metric": "faces", "subset": subset, "tau": tau}
-            yield where | {"value": rate.value, "ci_low": rate.low, "ci_high": rate.high, "n": rate.n}
+            yield where | rate.columns
     wrong = [[float(((t[:, 4] >= 0) & (t[:, 5] < 0)).sum())] for t in tables]
     mean = ratio_of_means(wrong, [[1.0]] * len(wrong), seed=seed)
-    yield {"metric": "wrong", "value": mean.value, "ci_low": mean.low, "ci_high": mean.high, "n": mean.n}
+    yield {"metric": "wrong", **mean.columns}
 
 
 def _matched(record: Mapping[str, Any]) -> MatchedImage:

@@ -58,13 +58,13 @@ def table_of(
         n_faces = sum(len(r["before"]) for r in images.values())
         clean = sum(total for _, total in counts) / n_faces
         shared = {"n_faces": n_faces, "clean_rate": clean, "seconds": sum(r["seconds"] for r in images.values())}
-        rows.append(cell | {"metric": "asr"} | _columns(share(*_columns_of(counts), seed=seed)) | shared)
+        rows.append(cell | {"metric": "asr"} | share(*_columns_of(counts), seed=seed).columns | shared)
         drops = [r["drops"] for _, r in sorted(images.items()) if r["drops"]]
         mean = ratio_of_means(drops, [[1.0] * len(d) for d in drops], seed=seed)
-        rows.append(cell | {"metric": "logit_drop"} | _columns(mean) | shared)
+        rows.append(cell | {"metric": "logit_drop"} | mean.columns | shared)
         alone = groups.get((detector, "alone", epsilon, faces, distance), {})
         if faces > 1 and perturbation != "random" and alone:
-            rows.append(cell | {"metric": "interference"} | _columns(_interference(images, alone, seed)) | shared)
+            rows.append(cell | {"metric": "interference"} | _interference(images, alone, seed).columns | shared)
     seconds = sum(r["seconds"] for r in records)
     return rows, _summary(rows, order, seconds)
 
@@ -75,10 +75,6 @@ def _counts(record: dict[str, Any]) -> tuple[int, int]:
 
 def _columns_of(counts: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
     return [hits for hits, _ in counts], [total for _, total in counts]
-
-
-def _columns(estimate: Estimate) -> dict[str, Any]:
-    return {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
 
 
 def _interference(joint: Images, alone: Images, seed: int) -> Estimate:

@@ -41,7 +41,7 @@ def rows(records: Sequence[Mapping[str, Any]], seed: int = 0) -> Iterator[dict[s
         for path, images in paths.items():
             made = _clean(images, seed) if path == "clean" else _stepwise(images, seed)
             for row, estimate in made:
-                interval = {"value": estimate.value, "ci_low": estimate.low, "ci_high": estimate.high, "n": estimate.n}
+                interval = estimate.columns
                 yield shared | row | ({} if path == "clean" else {"path": path}) | interval
 
 

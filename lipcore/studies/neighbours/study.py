@@ -87,7 +87,7 @@ def rows(found: Attacked, epsilon: float) -> Iterator[dict[str, Any]]:
 
 
 def _columns(e: Estimate, o: Outcomes) -> dict[str, Any]:
-    return {"value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n, "n_faces": int(o.bottom.sum())}
+    return {**e.columns, "n_faces": int(o.bottom.sum())}
 
 
 def tables(records: Iterable[Mapping[str, Any]], dataset: str) -> Iterator[dict[str, Any]]:

@@ -170,7 +170,7 @@ def _rows(
         for metric in ("l_inf", "l2", "psnr", "ssim", "touched"):
             estimates[metric] = _mean([getattr(s.visibility, metric) for s in images])
         for metric, e in estimates.items():
-            yield shared | {"metric": metric, "value": e.value, "ci_low": e.low, "ci_high": e.high, "n": e.n}
+            yield shared | {"metric": metric, **e.columns}
 
 
 def _mean(values: list[float]) -> Estimate:

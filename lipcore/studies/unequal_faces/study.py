@@ -150,10 +150,7 @@ class UnequalFaces(SceneStudy[Config]):
                     place = dict(zip(("detector", *self.of, "epsilon"), cell, strict=True)) | {"perturbation": name}
                     yield place | {
                         "metric": "ahead_small",
-                        "value": e.value,
-                        "ci_low": e.low,
-                        "ci_high": e.high,
-                        "n": e.n,
+                        **e.columns,
                     }
 
     def cell_rows(self, records: Sequence[Record]) -> Iterator[Record]:

@@ -55,10 +55,7 @@ def points(curves: Curves, shared: Mapping[str, Any]) -> Iterator[dict[str, Any]
             "perturbation": method,
             "epsilon": epsilon,
             "metric": "asr",
-            "value": e.value,
-            "ci_low": e.low,
-            "ci_high": e.high,
-            "n": e.n,
+            **e.columns,
             **{m: float(np.mean([seen[m] for *_, seen in own])) for m in METRICS},
         }
 
