@@ -25,6 +25,7 @@ _HOMES = {
     "Responses": "detectors",
     "fgsm": "attacks.updates",
     "i_fgsm": "attacks.updates",
+    "l2_steps": "attacks.updates",
     "load_detector": "detectors",
     "load_image": "images",
     "save_image": "images",

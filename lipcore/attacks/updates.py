@@ -66,7 +66,13 @@ class L2Steps(Update):
 
 
 def l2_steps(budget: float, steps: int = 10) -> L2Steps:
-    """Steps of 2.5 times the budget over their number, so that the ball's edge is reached whichever way they turn."""
+    """Steps within an L2 length of ``budget``, in grey levels of 0..255 over all values together.
+
+    Each is 2.5 times the budget over their number, so that the ball's edge is reached whichever way they turn.
+
+    Raises:
+        OptionError: the budget is negative or not finite, or there is less than one step.
+    """
     _check_length("budget", budget)
     return L2Steps(name="l2", epsilon=255.0, alpha=2.5 * budget / steps, steps=steps, budget=budget)
 

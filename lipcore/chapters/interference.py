@@ -211,12 +211,12 @@ def neighbours_table(page: Page) -> Table:
 
 
 def better(page: Page) -> Table:
-    """LIP-W and LIP-V, and what becomes of them."""
+    """LIP-W, LIP-V and the L2 budget, and what becomes of them."""
     judged = committed("verdicts")
     return Table(
         decision_table(judged["rows"]),
-        "Success less that of LIP-A, in points with 95 % intervals. By the rule written before: a preset if above zero "
-        "in one of the three and below zero in none.",
+        "Success of the first less that of the second, in points with 95 % intervals. By the rule written before: a "
+        "preset if above zero in one of the three and below zero in none.",
         sources=(judged,),
     )
 

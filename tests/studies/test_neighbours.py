@@ -286,7 +286,8 @@ class TestDecision:
     )
     def test_by_the_rule(self, scenes: dict[str, tuple[float, float]], word: str) -> None:
         rows = self.rows(**scenes)
-        assert better_lip.decision(better_lip.gains(rows, "lip-w")) == word
+        assert better_lip.decision(better_lip.gains(rows, "lip-w", "lip-a")) == word
         table = better_lip.decision_table(rows)
-        assert list(table["it becomes"]) == [word, "not decided"]
-        assert (table == "not measured").to_numpy().sum() == 6 - len(scenes)
+        assert list(table["it becomes"]) == [word, "not decided", "not decided", "–"]
+        assert table["perturbation"].iloc[-1] == "IMP-I on the L2 budget less LIP-A on the L2 budget"
+        assert (table == "not measured").to_numpy().sum() == 12 - len(scenes)

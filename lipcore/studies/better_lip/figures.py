@@ -8,31 +8,33 @@ from typing import Any
 import pandas as pd
 
 from lipcore.report.style import detector_name
-from lipcore.studies.better_lip.study import PERTURBATIONS
 
 #: Scene -> how steps of verdicts begin that are of it.
 SCENES = {"equal faces": "equal faces: ", "unequal faces": "unequal faces, all nine: ", "crowds": "crowds: "}
-CANDIDATES = tuple(name for name in PERTURBATIONS if name in ("lip-w", "lip-v"))
+#: Each candidate and what it is compared with: at the same epsilon, and on the L2 budget at the same PSNR.
+CANDIDATES = {"lip-w": "lip-a", "lip-v": "lip-a", "lip-a-l2": "imp-i"}
+#: The same budget without the crop and the separation: what of the gain is LIP's.
+CONTROL = ("imp-i-l2", "lip-a-l2")
+#: A contrast of fewer images is not shown.
+LEAST = 10
 
 
-def gains(rows: Iterable[Mapping[str, Any]], candidate: str) -> dict[str, list[Mapping[str, Any]]]:
-    """Scene -> the contrasts of a candidate less LIP-A, one for each detector that was measured.
+def gains(rows: Iterable[Mapping[str, Any]], more: str, less: str) -> dict[str, list[Mapping[str, Any]]]:
+    """Scene -> the contrasts of one perturbation less another, one for each detector that was measured.
 
     Args:
         rows: of ``results/full/verdicts.json``.
-        candidate: a perturbation's name.
+        more: a perturbation's name.
+        less: another's.
     """
-    known = list(rows)
-    steps = {scene: f"{begin}{candidate.upper()} - LIP-A" for scene, begin in SCENES.items()}
-    return {
-        scene: [r for r in known if r["step"] == step and r["detector"] != "all detectors" and r["ci_low"] is not None]
-        for scene, step in steps.items()
-    }
+    known = [r for r in rows if r["detector"] != "all detectors" and r["ci_low"] is not None and r["n"] >= LEAST]
+    steps = {scene: f"{begin}{more.upper()} - {less.upper()}" for scene, begin in SCENES.items()}
+    return {scene: [r for r in known if r["step"] == step] for scene, step in steps.items()}
 
 
 def decision(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """``"preset"``: above LIP-A by an interval above zero in one scene, and below by none in another; ``"paragraph"``:
-    not so; ``"not decided"``: what is measured leaves it open.
+    """``"preset"``: above by an interval above zero in one scene, and below by none in another; ``"paragraph"``: not
+    so; ``"not decided"``: what is measured leaves it open.
 
     Args:
         found: of :func:`gains`.
@@ -47,13 +49,19 @@ def decision(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 
 def decision_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A line for each candidate: success less LIP-A's in each scene, in points, and what follows."""
+    """A line for each candidate: success less another's in each scene, in points, and what follows."""
     known, table = list(rows), []
-    for name in CANDIDATES:
-        found = gains(known, name)
+    for more, less in (*CANDIDATES.items(), CONTROL):
+        found = gains(known, more, less)
         cells = {scene: "<br>".join(map(_points, own)) or "not measured" for scene, own in found.items()}
-        table.append({"perturbation": f"{name.upper()} - LIP-A", **cells, "it becomes": decision(found)})
+        word = decision(found) if more in CANDIDATES else "–"
+        table.append({"perturbation": f"{_named(more)} less {_named(less)}", **cells, "it becomes": word})
     return pd.DataFrame(table)
+
+
+def _named(perturbation: str) -> str:
+    method = perturbation.removesuffix("-l2")
+    return method.upper() + (" on the L2 budget" if method != perturbation else "")
 
 
 def _points(row: Mapping[str, Any]) -> str:
