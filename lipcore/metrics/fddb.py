@@ -94,9 +94,8 @@ class FddbResult:
         for part in np.array_split(draws, -(-draws.shape[0] * max(1, len(self.events)) // CHUNK)):
             found, fp = _accumulate(self.events, part, (KINDS.index(kind), -1))
             reached = np.where(fp <= false_positives, found, 0.0)
-            faces = part @ self.faces
             with np.errstate(invalid="ignore"):
-                rates.append(reached.max(axis=1, initial=0.0) / faces)
+                rates.append(reached.max(axis=1, initial=0.0) / (part @ self.faces))
         return np.concatenate(rates)
 
 

@@ -90,9 +90,8 @@ def difference(
     pa, pb = share(a[0], a[1], seed=seed, level=level), share(b[0], b[1], seed=seed, level=level)
     value, n = pa.value - pb.value, min(pa.n, pb.n)
     if n >= ENOUGH_IMAGES:
-        draws_a = _resamples(len(ma), seed)
-        draws_b = draws_a if paired else _resamples(len(mb), seed + 1)
-        low, high = _quantiles(_ratios(ka, ma, draws_a) - _ratios(kb, mb, draws_b), level)
+        draws = _resamples(len(ma), seed), _resamples(len(mb), seed + (not paired))
+        low, high = _quantiles(_ratios(ka, ma, draws[0]) - _ratios(kb, mb, draws[1]), level)
         if high > low:
             return Estimate(value, low, high, n)
     if n == 0:
