@@ -139,6 +139,8 @@ def visibility(page: Page) -> Iterator[Table]:
     """How far the images change."""
     for name in in_order(page.rows["detector"]):
         rows = visible_rows(page.rows, detector=name, update="i-fgsm", epsilon=8.0)
+        if rows.empty:
+            continue
         yield Table(
             visibility_table(rows),
             f"{detector_name(name)} at epsilon 8: attack success and how far the attacked images are from the clean "

@@ -137,7 +137,7 @@ def _compact(svg: str) -> str:
     svg = re.sub(r'"data:image/png;base64,([^"]*)"', lambda png: f'"{_webp(_decoded(png[1]))}"', svg)
     svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)
     svg = re.sub(r"font: ([\d.]+px) '[^;\"]*", r"font-size: \1", svg)
-    svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
     return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()
 
 

@@ -39,8 +39,14 @@ def detector(name: str) -> Any:
 PINNED: dict[str, dict[str, str]] = {
     "interference": {"hr-mini": "420dc6d6cdbc", "pnet": "aedcdacf2160", "centerface": "71b907bc249a"},
     "mechanism": {"hr-mini": "45784ae0edd9"},
-    "wider_attack": {"hr-mini": "cfe4bd213b7f", "centerface": "71790131a61c", "retinaface": "d9f56a55b9f3"},
-    "fddb_attack": {"hr-mini": "cfe4bd213b7f", "centerface": "71790131a61c", "retinaface": "d9f56a55b9f3"},
+    "wider_attack": {
+        "hr-mini": "cfe4bd213b7f", "centerface": "71790131a61c", "retinaface": "d9f56a55b9f3",
+        "tiny-yolo": "7371dd4927ac",
+    },
+    "fddb_attack": {
+        "hr-mini": "cfe4bd213b7f", "centerface": "71790131a61c", "retinaface": "d9f56a55b9f3",
+        "tiny-yolo": "7371dd4927ac", "ssd-mobilenet": "6575bf6b7294",
+    },
     "transfer": {
         "hr-mini hr-mini": "210657555113", "centerface centerface": "5c7f816b93de",
         "retinaface retinaface": "2d7ac7094298", "hr-mini centerface": "47650e492666",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class TestClaimTable:
 
     def test_the_front_page_shows_every_committed_verdict(self, root: Path) -> None:
         first, *every = [table.html() for table in claims(None)]
+        every = [re.sub("<[^>]*>", "", table) for table in every]
         rows = read_results(root / "results" / "full" / "verdicts.json")["rows"]
         for row in rows:
             if row["primary"] and row["detector"] in DETECTORS:
