@@ -200,9 +200,11 @@ class TestVisibility:
             ("lip-a", 2.0, 0.5, 47.0, 2),
             ("lip-a", 4.0, 0.75, 44.0, 2),
         ]
-        figure = visibility_figure(pd.DataFrame(rows))
-        assert figure.axes[0].xaxis_inverted()
-        assert not visibility_figure(pd.DataFrame(rows), "touched").axes[0].xaxis_inverted()
+        many = pd.DataFrame(rows).assign(n=10)
+        assert visibility_figure(many).axes[0].xaxis_inverted()
+        assert not visibility_figure(many, "touched").axes[0].xaxis_inverted()
+        for nothing in (pd.DataFrame(rows), many.assign(value=0.95)):  # two images; all hidden
+            assert not visibility_figure(nothing).axes[0].lines
 
     def test_scenes_count_faces(self) -> None:
         seen = {"psnr": 40.0, "ssim": 0.9, "touched": 0.5, "epsilon": 2.0}

@@ -7,15 +7,19 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lipcore.report.style import METHOD_COLOURS, detector_name, in_order, method_name
+from lipcore.studies.base.verdict_rules import CEILING
 
 #: Metric -> the axis' label; PSNR falls to the right, so that the noise grows to the right everywhere.
 LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "touched": "pixels touched (%)"}
+
+LEAST = 10
 
 
 def visibility_figure(rows: pd.DataFrame, metric: str = "psnr", kind: str = "") -> Figure:
     """Success against how visible the noise is: a panel for each kind of image and detector, a curve for each method.
 
-    Where one curve lies above another, its method hides more faces with noise as visible.
+    Where one curve lies above another, its method hides more faces with noise as visible. There is no panel of fewer
+    than :data:`LEAST` images, nor where all methods hide nearly all faces at every strength.
 
     Args:
         rows: of the study ``visibility``.
@@ -27,6 +31,7 @@ def visibility_figure(rows: pd.DataFrame, metric: str = "psnr", kind: str = "") 
         (dataset, detector)
         for dataset in dict.fromkeys(chosen["dataset"])
         for detector in in_order(chosen[chosen["dataset"] == dataset]["detector"])
+        if _comparable(chosen[(chosen["dataset"] == dataset) & (chosen["detector"] == detector)])
     ]
     columns = max(1, min(3, len(panels)))
     lines = max(1, -(-len(panels) // columns))
@@ -56,3 +61,7 @@ def visibility_figure(rows: pd.DataFrame, metric: str = "psnr", kind: str = "") 
     handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=4)
     return figure
+
+
+def _comparable(panel: pd.DataFrame) -> bool:
+    return bool(panel["value"].min() < CEILING and panel["n"].min() >= LEAST)
