@@ -290,6 +290,7 @@ class TestDecision:
         rows = self.rows(**scenes)
         assert better_lip.decision(better_lip.gains(rows, "lip-w", "lip-a")) == word
         table = better_lip.decision_table(rows)
-        assert list(table["it becomes"]) == [word, "not decided", "not decided", "–"]
+        assert list(table["it becomes"]) == [word, "not decided", "not decided", "–", "–"]
+        assert table["perturbation"].iloc[2] == "LIP-A on the L2 budget less LIP-A"
         assert table["perturbation"].iloc[-1] == "IMP-I on the L2 budget less LIP-A on the L2 budget"
-        assert (table == "not measured").to_numpy().sum() == 12 - len(scenes)
+        assert (table == "not measured").to_numpy().sum() == 15 - len(scenes)

@@ -69,7 +69,8 @@ def timed(workers: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "lipcore.cli", "run", *TIMED, "--jobs", str(workers), "--threads", "1"]
         start = time.perf_counter()
-        done = subprocess.run(command, env=os.environ | {"LIPCORE_RESULTS": folder}, capture_output=True, text=True)
+        apart = os.environ | {"LIPCORE_RESULTS": folder, "LIPCORE_RUN": ""}
+        done = subprocess.run(command, env=apart, capture_output=True, text=True)
         wall = time.perf_counter() - start
         if done.returncode:
             raise LipcoreError(f"{' '.join(command)} failed: {done.stderr.strip()}")
