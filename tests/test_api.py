@@ -18,7 +18,7 @@ import toys
 import lipcore
 from lipcore.attacks.presets import PRESETS
 from lipcore.detectors import load_detector
-from lipcore.names import FACE_DETECTORS, PERTURBATIONS, REGISTRY
+from lipcore.names import FACE_DETECTORS, PERTURBATIONS, REGISTRY, TRIALS
 
 
 def test_every_name_is_there() -> None:
@@ -71,7 +71,7 @@ def test_help_takes_less_than_half_a_second() -> None:
 
 def test_the_names_are_those_of_what_they_name() -> None:
     assert tuple(PRESETS) == PERTURBATIONS
-    assert set(FACE_DETECTORS) == set(REGISTRY) - {"rpn", "rpn-mini"}
+    assert set(FACE_DETECTORS) == set(REGISTRY) - {"rpn", "rpn-mini", *TRIALS}
 
 
 def test_a_detector_says_where_it_is() -> None:

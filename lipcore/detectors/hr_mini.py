@@ -12,7 +12,8 @@ What is changed: every reduction of resolution is a convolution whose kernel is 
 (row, column) is centred on the pixel (8 column + 4, 8 row + 4) at every depth, and a flipped image gives a flipped map.
 
 The weights are made by :mod:`lipcore.training.hr_mini` and described in ``data/weights/hr_mini.md``; those of
-HR-mini II, whose training went on from them, in ``data/weights/hr_mini_2.md``.
+HR-mini II, whose training went on from them, in ``data/weights/hr_mini_2.md``; those of its short and its long
+sister, which differ in the dilations at stride 16 alone, in ``data/weights/hr_mini_reach.md``.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ MEAN, STD = (119.2996, 110.5463, 101.8384), 64.0
 STEM = 16
 #: Stages res2, res3, res4: channels, channels inside the bottleneck, blocks, dilations taken in turn.
 STAGES = ((48, 32, 2, (1,)), (128, 64, 4, (1,)), (256, 64, 16, (1, 2)))
+DILATIONS = STAGES[-1][-1]
 #: Log sizes are clamped here before exp: a box is at most e^2 times its template.
 MAX_LOG_SIZE = 2.0
 
@@ -97,17 +99,18 @@ class HRMiniNet(nn.Module):
 
     Args:
         templates: how many; the head has five channels for each.
+        dilations: of the 3x3 convolutions at stride 16, taken in turn: they decide how far a response sees.
         folded: see :class:`ConvBN`.
     """
 
-    def __init__(self, templates: int, *, folded: bool = False) -> None:
+    def __init__(self, templates: int, dilations: Sequence[int] = DILATIONS, *, folded: bool = False) -> None:
         super().__init__()
-        (c2, m2, n2, d2), (c3, m3, n3, d3), (c4, m4, n4, d4) = STAGES
-        self.templates = templates
+        (c2, m2, n2, d2), (c3, m3, n3, d3), (c4, m4, n4, _) = STAGES
+        self.templates, self.dilations = templates, tuple(dilations)
         self.stem = ConvBN(12, STEM, 3, folded=folded)
         self.res2 = stage(STEM, c2, m2, n2, d2, folded)
         self.res3 = stage(c2, c3, m3, n3, d3, folded)
-        self.res4 = stage(c3, c4, m4, n4, d4, folded)
+        self.res4 = stage(c3, c4, m4, n4, self.dilations, folded)
         self.score_res3 = nn.Conv2d(c3, 5 * templates, 1)
         self.score_res4 = nn.Conv2d(c4, 5 * templates, 1)
 
@@ -120,12 +123,11 @@ class HRMiniNet(nn.Module):
         scores: Tensor = self.score_res3(x3) + up
         return scores
 
-    @staticmethod
-    def receptive_field() -> int:
+    def receptive_field(self) -> int:
         """Side of the theoretical receptive field of one score, in pixels."""
         side = 2 + 2 * 2  # the stem: 3x3 on blocks of two pixels
         stride = 2
-        for _, _, blocks, dilations in STAGES:
+        for _, _, blocks, dilations in (*STAGES[:-1], (*STAGES[-1][:-1], self.dilations)):
             side, stride = side + stride, stride * 2
             side += sum(2 * dilations[i % len(dilations)] for i in range(blocks)) * stride
         return side + stride  # the bilinear upsampling reads two neighbours
@@ -201,11 +203,11 @@ class HRMini(Detector):
         super().__init__()
         path = find_weights(self.name, weights)
         state = read_weights(path)
-        sizes = state.pop("templates")
+        sizes, dilations = state.pop("templates"), state.pop("dilations")
         self.register_buffer("sizes", sizes, persistent=False)
         self.sizes: Tensor
         self.templates = tuple(f"{w:.0f}x{h:.0f}" for w, h in sizes.tolist())
-        self.net = HRMiniNet(len(sizes), folded=True)
+        self.net = HRMiniNet(len(sizes), dilations.int().tolist(), folded=True)
         expected = {name: tuple(value.shape) for name, value in self.net.state_dict().items()}
         self.net.load_state_dict(match(path, "HR-mini", state, expected))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -265,6 +267,24 @@ class HRMini2(HRMini):
     name = "hr-mini-2"
 
 
+class HRMiniShort(HRMini):
+    """HR-mini with a short reach, for :mod:`lipcore.studies.reach`."""
+
+    name = "hr-mini-short"
+
+
+class HRMiniEven(HRMini):
+    """HR-mini with its own reach, trained as its short and its long sister were."""
+
+    name = "hr-mini-even"
+
+
+class HRMiniLong(HRMini):
+    """HR-mini with a long reach."""
+
+    name = "hr-mini-long"
+
+
 def resize(image: Tensor, size: Sequence[int]) -> Tensor:
     """``image`` (B, 3, H, W) in 0..255, bilinear to ``size`` (height, width), smoothed where it shrinks."""
     resized = F.interpolate(image, size=list(size), mode="bilinear", align_corners=False, antialias=True)
@@ -272,9 +292,12 @@ def resize(image: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of an ``hr_mini.safetensors`` as float32, among them ``templates`` (T, 2)."""
+    """The tensors of an ``hr_mini.safetensors`` as float32, among them ``templates`` (T, 2) and ``dilations`` (D,)."""
     state = read_checkpoint(path, FORMAT)
     sizes = state.get("templates", torch.empty(0))
     if sizes.ndim != 2 or sizes.shape[1] != 2 or not bool((sizes > 0).all() and torch.isfinite(sizes).all()):
         raise WeightsError(f"{path} does not hold HR-mini: it has no templates (T, 2), widths and heights above 0")
+    dilations = state.setdefault("dilations", torch.tensor(DILATIONS, dtype=torch.float32))
+    if dilations.ndim != 1 or not bool((dilations >= 1).all() and (dilations == dilations.round()).all()):
+        raise WeightsError(f"{path} does not hold HR-mini: its dilations are no whole numbers from 1 on")
     return state

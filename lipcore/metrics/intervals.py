@@ -298,6 +298,12 @@ def gain_of_gains(rates: NDArray[np.float64]) -> NDArray[np.float64]:
     return gain(rates[..., :2]) - gain(rates[..., 2:])
 
 
+def gain_of_coefficients(rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of four conditions, how far the coefficient of the first two is above that of the last two."""
+    more: NDArray[np.float64] = coefficient(rates[..., :2]) - coefficient(rates[..., 2:])
+    return more
+
+
 def paired(conditions: Sequence[Outcomes], statistic: Statistic = gain, *, seed: int = 0) -> Paired:
     """A statistic of conditions that were measured on the same images, with a bootstrap that keeps the pairs.
 

@@ -21,9 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lipcore.boxes import iou_matrix, nms
-from lipcore.detectors.hr_mini import FORMAT, PAD_TO, ConvBN, HRMiniNet, cell_centres, decode, normalise, read_weights
+from lipcore.detectors.hr_mini import (
+    DILATIONS,
+    FORMAT,
+    PAD_TO,
+    ConvBN,
+    HRMiniNet,
+    cell_centres,
+    decode,
+    normalise,
+    read_weights,
+)
 from lipcore.detectors.weights import sha256
-from lipcore.errors import DataError, LipcoreError
+from lipcore.errors import DataError, LipcoreError, OptionError
 from lipcore.training import loop
 from lipcore.training.hr_loss import Targets, make_targets, split_scores
 from lipcore.training.templates import balanced_sizes, k_medoids
@@ -37,6 +47,7 @@ class TrainConfig(loop.Schedule):
     Attributes:
         templates, low, high: how many templates, and the range of their longer side in pixels.
         grids, pasted: see :class:`lipcore.training.widerface_train.Crops`.
+        dilations: of the 3x3 convolutions at stride 16, taken in turn, such as "1,2".
         start: sha256 of the weights that the training starts from; empty: from none.
     """
 
@@ -45,6 +56,7 @@ class TrainConfig(loop.Schedule):
     high: float = 160.0
     grids: float = 0.08
     pasted: float = 0.2
+    dilations: str = ",".join(map(str, DILATIONS))
     start: str = ""
 
 
@@ -110,7 +122,7 @@ class Run(loop.Run[TrainConfig]):
         self.templates = learn_templates(self.photos, config, known).to(device)
         self.sizes = self.templates.double().cpu().numpy()
         self.crops = Crops(self.photos, config.side, config.seed, config.low, config.high, config.grids, config.pasted)
-        net, average = (initialise(HRMiniNet(config.templates)).to(device) for _ in range(2))
+        net, average = (initialise(HRMiniNet(config.templates, read_dilations(config.dilations))).to(device) for _ in range(2))
         if start is not None:
             unfold(net, start)
             images = [torch.from_numpy(self.crops[i].pixels.copy()) for i in range(64)]
@@ -133,7 +145,18 @@ class Run(loop.Run[TrainConfig]):
         """The averaged weights with batch norm folded, in half precision, with the templates."""
         assert isinstance(self.average, HRMiniNet)
         tensors = {k: v.half() for k, v in self.average.folded_state().items()}
-        loop.write_weights(tensors | {"templates": self.templates.float()}, path, FORMAT)
+        tensors["templates"] = self.templates.float()
+        if self.average.dilations != DILATIONS:
+            tensors["dilations"] = torch.tensor(self.average.dilations, dtype=torch.float32)
+        loop.write_weights(tensors, path, FORMAT)
+
+
+def read_dilations(text: str) -> tuple[int, ...]:
+    """From "1,2" to (1, 2); anything but whole numbers from 1 on raises :class:`OptionError`."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise OptionError(f"option dilations is {text!r}; valid are whole numbers from 1 on, such as 1,2")
+    return tuple(int(part) for part in parts)
 
 
 def split(sets: Sequence[list[Photo]], held_out: int, seed: int) -> tuple[list[Photo], list[Photo]]:

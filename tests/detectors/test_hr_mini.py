@@ -79,17 +79,18 @@ def test_a_flipped_image_gives_a_flipped_map(net: HRMiniNet) -> None:
         assert torch.allclose(symmetric(x.flip(3)), symmetric(x).flip(3), atol=1e-4)
 
 
-def test_the_theoretical_receptive_field_is_what_gradients_reach() -> None:
-    net = HRMiniNet(1, folded=True)
+@pytest.mark.parametrize("dilations", [(1, 2), (1,), (2, 4)])
+def test_the_theoretical_receptive_field_is_what_gradients_reach(dilations: tuple[int, ...]) -> None:
+    net = HRMiniNet(1, dilations, folded=True)
     for name, parameter in net.named_parameters():
         parameter.data.fill_(1 / parameter[0].numel() if name.endswith("weight") else 0)
-    x = torch.ones(1, 3, 16, 1920, requires_grad=True)
-    net(x)[0, 0, 1, 120].backward()
+    x = torch.ones(1, 3, 16, 3200, requires_grad=True)
+    net(x)[0, 0, 1, 200].backward()
     assert x.grad is not None
     seen = x.grad.abs().sum(dim=(0, 1, 2)).nonzero()[:, 0]
-    assert int(seen[-1] - seen[0]) + 1 == HRMiniNet.receptive_field()
+    assert int(seen[-1] - seen[0]) + 1 == net.receptive_field()
     middle = float(seen[0] + seen[-1] + 1) / 2
-    assert abs(middle - float(cell_centres(2, 240)[240 + 120, 0])) <= 4  # by which half of a cell of 16 it lies in
+    assert abs(middle - float(cell_centres(2, 400)[400 + 200, 0])) <= 4  # by which half of a cell of 16 it lies in
 
 
 def test_decode() -> None:

@@ -80,7 +80,7 @@ def test_a_blind_net_finds_nothing_and_is_not_asked_twice(
     assert {(r["side"], r["ground"]) for r in recalls} == {(s, g) for s in (24, None) for g in ("grey", "photograph")}
     assert all((r["value"], r["n_faces"]) == (0, 4) for r in recalls)
     assert all(r["ci_low"] < r["ci_high"] for r in recalls)
-    assert document["summary"]["trf"] == HRMiniNet.receptive_field()
+    assert document["summary"]["trf"] == HRMiniNet(2).receptive_field()
     assert document["summary"]["seconds"] > 0
     assert document["summary"]["images"] == 1
     for name in ("_benchmark", "_drawn", "_step"):

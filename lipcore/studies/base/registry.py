@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 STUDIES = {
     "interference": "lipcore.studies.interference.study:Interference",
     "within_image": "lipcore.studies.within_image.study:WithinImage",
+    "reach": "lipcore.studies.reach.study:Reach",
     "within_photo": "lipcore.studies.within_photo.study:WithinPhoto",
     "unequal_faces": "lipcore.studies.unequal_faces.study:UnequalFaces",
     "better_lip": "lipcore.studies.better_lip.study:BetterLip",

@@ -1,0 +1,1 @@
+"""Does interference end where the receptive field ends? The poster's explanation put to an experiment."""
