@@ -122,7 +122,8 @@ class Run(loop.Run[TrainConfig]):
         self.templates = learn_templates(self.photos, config, known).to(device)
         self.sizes = self.templates.double().cpu().numpy()
         self.crops = Crops(self.photos, config.side, config.seed, config.low, config.high, config.grids, config.pasted)
-        net, average = (initialise(HRMiniNet(config.templates, read_dilations(config.dilations))).to(device) for _ in range(2))
+        dilations = read_dilations(config.dilations)
+        net, average = (initialise(HRMiniNet(config.templates, dilations)).to(device) for _ in range(2))
         if start is not None:
             unfold(net, start)
             images = [torch.from_numpy(self.crops[i].pixels.copy()) for i in range(64)]

@@ -17,7 +17,7 @@ from lipcore.cli import app
 from lipcore.detectors import load_detector
 from lipcore.detectors.hr_mini import HRMini, HRMiniNet, cell_centres, decode, normalise, read_weights
 from lipcore.detectors.weights import find_weights
-from lipcore.errors import DataError, LipcoreError, UnknownName
+from lipcore.errors import DataError, LipcoreError, OptionError, UnknownName
 from lipcore.training.hr_loss import make_targets, sample, sampled_loss, split_scores
 from lipcore.training.hr_mini import Run, TrainConfig, evaluate, learn_templates, split, train
 from lipcore.training.templates import balanced_sizes, k_medoids, size_iou
@@ -263,7 +263,7 @@ def test_a_start_computes_what_its_weights_did_and_copies_the_largest_template(p
     config = TrainConfig.of(**{**vars(TINY), "templates": had + 2, "high": 320.0})
     run = Run(config, [photos], "cpu", start=state)
     folded = HRMiniNet(had, folded=True)
-    folded.load_state_dict({k: v for k, v in state.items() if k != "templates"})
+    folded.load_state_dict({k: v for k, v in state.items() if k not in ("templates", "dilations")})
     x = normalise(torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 255)
     with torch.no_grad():
         wanted = folded.eval()(x).reshape(1, 5, had, 8, 12)
@@ -283,6 +283,23 @@ def test_a_start_trains_on_and_says_what_it_started_from(folder: Path, tmp_path:
     assert read_weights(path)["templates"].shape == (12, 2)
     with pytest.raises(LipcoreError, match=r"start 'b65acb1b.*', not ''"):
         train(config, [folder], tmp_path / "out")
+
+
+@pytest.mark.parametrize("dilations", ["1", "2,4"])
+def test_dilations_travel_with_the_weights(folder: Path, tmp_path: Path, dilations: str) -> None:
+    path = train(TrainConfig.of(**{**vars(TINY), "steps": 1, "dilations": dilations}), [folder], tmp_path / "out")
+    wanted = tuple(map(int, dilations.split(",")))
+    detector = HRMini(path)
+    assert detector.net.dilations == wanted
+    assert [block.branch2b.conv.dilation[0] for block in list(detector.net.res4)[2:4]] == list((wanted * 2)[:2])
+    with pytest.raises(LipcoreError, match=rf"dilations '{dilations}', not '1,2'"):
+        train(TrainConfig.of(**{**vars(TINY), "steps": 2}), [folder], tmp_path / "out")
+
+
+@pytest.mark.parametrize("dilations", ["", "0,1", "1;2", "-1", "1.5"])
+def test_dilations_are_whole_numbers(folder: Path, tmp_path: Path, dilations: str) -> None:
+    with pytest.raises(OptionError, match="valid are whole numbers from 1 on"):
+        train(TrainConfig.of(**{**vars(TINY), "dilations": dilations}), [folder], tmp_path)
 
 
 def test_every_set_holds_out_its_share_and_the_same_photos(photos: list[Photo]) -> None:

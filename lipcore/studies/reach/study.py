@@ -6,10 +6,10 @@ as HR-mini has them) or by 2 and 4 (long). All else is the same: the weights to 
 order, the number of steps. Faces of grids are then attacked alone and together, as in
 :mod:`lipcore.studies.within_image`.
 
-The rule, written on 30 November 2026 before any of the three was attacked. If fields are the cause, the long detector's
-coefficient at 120 px is above the short one's (primary: IMP-I, in logits, paired by image, interval above 0). Secondary:
-the same at the other distances; and the distance at which a detector's coefficient falls below 0.05, interpolated
-linearly between distances, grows from short to long by the ratio of their ERF sides.
+The rule, written on 30 November 2026 before any of the three was attacked: if fields are the cause, the long
+detector's coefficient at 120 px is above the short one's (primary: IMP-I, in logits, paired by image, interval above
+0). Secondary: the same at the other distances; and the distance at which a detector's coefficient falls below 0.05,
+interpolated linearly between distances, grows from short to long by the ratio of their ERF sides.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class Reach(WithinImage):
         record = super().attacked(config, case, entries)
         if entries["perturbation"] == ALONE:
             erf = erf_of(case.detector)
-            targets = [case.instances[k].targets for k in map(case.owners.__getitem__, record["chosen"]) if k is not None]
-            own = [[erf[t].sides[0.9] for t in case.clean.templates[each].tolist()] for each in targets]
-            record["e_sides"] = [round(float(np.mean(sides)), 1) for sides in own]
+            owners = [owner for face in record["chosen"] if (owner := case.owners[face]) is not None]
+            templates = [case.clean.templates[case.instances[owner].targets] for owner in owners]
+            sides = [[erf[t].sides[0.9] for t in each.tolist()] for each in templates]
+            record["e_sides"] = [round(float(np.mean(each)), 1) for each in sides]
         return record
 
     def tabulated(
