@@ -282,7 +282,7 @@ class TestCommitted:
         return read_results(results_path(study.EXPERIMENT, "full"))
 
     def test_they_are_of_records_that_are_there(self, committed: dict[str, Any]) -> None:
-        there = {s.experiment: len(s.records) for s in study.sources()}
+        there = {name: len(records) for name, records in study.Verdicts().given("full").items()}
         assert all(lines <= there[name] for name, lines in committed["config"]["records"].items())
 
     def test_every_primary_contrast_has_a_word_and_no_other(self, committed: dict[str, Any]) -> None:

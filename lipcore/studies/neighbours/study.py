@@ -9,7 +9,6 @@ not where they are far.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,11 @@ from numpy.typing import NDArray
 from lipcore.boxes import nearest_gaps
 from lipcore.known_fields import shipped_side
 from lipcore.metrics.intervals import Estimate, Outcomes, gain, paired, share
-from lipcore.results import Dataset, digest, results_path, write_results
-from lipcore.studies.base.records import Records
+from lipcore.studies.base.derived import Derived, Given
 from lipcore.studies.base.stored_detections import unpack
-from lipcore.studies.base.study import Run, Runnable
+from lipcore.studies.base.study import Record, Run
 from lipcore.studies.base.verdict_rules import matched
-from lipcore.studies.benchmarks.attack_runs import KEY, NONE
+from lipcore.studies.benchmarks.attack_runs import KEY
 from lipcore.studies.benchmarks.attack_tables import Shot
 from lipcore.studies.benchmarks.wider_attack import PERTURBATIONS
 from lipcore.studies.neighbours.bins import BINS, name_of, within
@@ -98,33 +96,14 @@ def tables(records: Iterable[Mapping[str, Any]], dataset: str) -> Iterator[dict[
             yield from rows(found, matched(found.success("instance")))
 
 
-class Neighbours(Runnable):
-    """The study; it measures nothing of its own."""
+class Neighbours(Derived):
+    """The study."""
 
     name = NAME
     title = "success on photographs by the distance of a face's nearest neighbour, from the records there are"
+    sources = dict.fromkeys(SOURCES, KEY)
+    images = "photographs of other studies"
 
-    def run(self, run: Run) -> Path:
-        """The same as :meth:`table`."""
-        return self.table(run)
-
-    def table(self, run: Run) -> Path:
-        """Computes the rows from the records and writes the results file; returns its path."""
-        run = self.ready(run)
-        places = {name: results_path(name, run.profile).with_suffix(".records.jsonl") for name in SOURCES}
-        given = {name: tuple(Records(path, KEY)) for name, path in places.items() if path.is_file()}
-        made = [row for name, records in given.items() for row in tables(records, SOURCES[name])]
-        images = {(name, r["image"]) for name, records in given.items() for r in records if r["perturbation"] == NONE}
-        return write_results(
-            self.path(run),
-            experiment=NAME,
-            profile=run.profile,
-            config={"records": {name: len(records) for name, records in given.items()}},
-            rows=made,
-            reported=[],
-            summary={},
-            detectors=[],
-            dataset=Dataset("photographs of other studies", digest(sorted(images)), len(images), 0),
-            seed=0,
-            seconds=0.0,
-        )
+    def rows(self, given: Given, run: Run) -> list[Record]:
+        """Those of each dataset."""
+        return [row for name, records in given.items() for row in tables(records, SOURCES[name])]

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lipcore.results import Dataset, poster, read_results, results_path, write_results
-from lipcore.studies.base.records import Records
-from lipcore.studies.base.study import Run, Runnable
+from lipcore.results import poster, read_results, results_path
+from lipcore.studies.base.derived import Derived, Given
+from lipcore.studies.base.study import Record, Run
 from lipcore.studies.base.verdict_rules import RULES_DATE, Contrast, Verdict, judge, judge_mean
 from lipcore.studies.benchmarks.attack_runs import KEY as ATTACK_KEY
 from lipcore.studies.benchmarks.wider_attack import PERTURBATIONS
@@ -34,51 +32,33 @@ PHOTOGRAPHS = {"wider_attack": "WIDER FACE", "fddb_attack": "FDDB", "crowds": "c
 NEW = ("within the image", "unequal faces", "equal faces: LIP-W", "equal faces: LIP-V", "crowds:")
 
 
-@dataclass(frozen=True)
-class Source:
-    """A records file that verdicts are computed from.
-
-    Attributes:
-        experiment: its name.
-        records: all of them.
-    """
-
-    experiment: str
-    records: tuple[Mapping[str, Any], ...]
+#: Study -> the key of its records: everything that verdicts are computed from.
+SOURCES = (
+    {GRIDS: GRID_KEY, "coco_attack": ATTACK_KEY}
+    | dict.fromkeys(PHOTOGRAPHS, ATTACK_KEY)
+    | {s.NAME: s.KEY for s in (within_image, unequal_faces, better_lip)}
+)
 
 
-def sources(profile: str = "full") -> list[Source]:
-    """The records files there are."""
-    keys = {GRIDS: GRID_KEY, "coco_attack": ATTACK_KEY} | dict.fromkeys(PHOTOGRAPHS, ATTACK_KEY)
-    keys |= {s.NAME: s.KEY for s in (within_image, unequal_faces, better_lip)}
-    found = []
-    for experiment, key in keys.items():
-        path = results_path(experiment, profile).with_suffix(".records.jsonl")
-        if path.is_file():
-            found.append(Source(experiment, tuple(Records(path, key))))
-    return found
-
-
-def contrasts(given: Sequence[Source]) -> list[Contrast]:
+def contrasts(given: Given) -> list[Contrast]:
     """Every contrast that the records allow."""
     made: list[Contrast] = []
-    one = {s.experiment: grids.one_face(s.records) for s in given if s.experiment == GRIDS}.get(GRIDS, {})
-    for source in given:
-        if source.experiment == GRIDS:
-            made += grids.contrasts(source.records)
-        elif source.experiment == within_image.NAME:
-            made += scenes.within_image(source.records, one)
-        elif source.experiment == unequal_faces.NAME:
-            made += scenes.unequal_faces(source.records)
-        elif source.experiment == better_lip.NAME:
-            made += scenes.better_lip(source.records)
-        elif source.experiment == "coco_attack":
+    for study, records in given.items():
+        if study == GRIDS:
+            made += grids.contrasts(records)
+        elif study == within_image.NAME:
+            made += scenes.within_image(records, grids.one_face(given.get(GRIDS, ())))
+        elif study == unequal_faces.NAME:
+            made += scenes.unequal_faces(records)
+        elif study == better_lip.NAME:
+            made += scenes.better_lip(records)
+        elif study == "coco_attack":
             by: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-            for r in source.records:
+            for r in records:
                 by[r["detector"], r["config"]].append(r)
             made += proposals.contrasts(by)
-        elif source.experiment in PHOTOGRAPHS:
-            made += photographs.contrasts(source.records, PERTURBATIONS, PHOTOGRAPHS[source.experiment])
+        else:
+            made += photographs.contrasts(records, PERTURBATIONS, PHOTOGRAPHS[study])
     return made
 
 
@@ -187,50 +167,35 @@ def arm(step: str) -> str:
     return step if step.startswith("unequal faces") else step.partition(":")[0]
 
 
-def summary(table: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Scalars for prose: how many primary contrasts got which word, and the date of the rules."""
-    words: dict[str, int] = defaultdict(int)
-    for r in table:
-        if r["primary"] and r["detector"] != ALL and not r["control"]:
-            words[r["word"].replace(" ", "_")] += 1
-    return {"rules_date": RULES_DATE, **words}
-
-
 def _receptive(profile: str) -> Iterator[dict[str, Any]]:
     path = results_path(FIELDS, profile)
     return receptive.rows(read_results(path)) if path.is_file() else iter(())
 
 
-class Verdicts(Runnable):
-    """The study; it measures nothing of its own."""
+class Verdicts(Derived):
+    """The study."""
 
     name = EXPERIMENT
     title = "every verdict, from the records of all studies"
+    sources = SOURCES
+    images = "the records of all studies"
 
-    def run(self, run: Run) -> Path:
-        """The same as :meth:`table`: what is missing is measured by the studies."""
-        return self.table(run)
+    def rows(self, given: Given, run: Run) -> list[Record]:
+        """Verdicts, what was promised and is not measured, and C7's, which come from the table of fields."""
+        return [*rows(judge(found := contrasts(given))), *missing(found), *_receptive(run.profile)]
 
-    def table(self, run: Run) -> Path:
-        """Computes all verdicts and writes the results file; returns its path."""
-        run = self.ready(run)
-        given = sources(run.profile)
-        table = [*rows(judge(found := contrasts(given))), *missing(found), *_receptive(run.profile)]
-        images = {
-            (s.experiment, *(str(r.get(k)) for k in ("faces", "distance", "side", "scene", "image")))
-            for s in given
-            for r in s.records
-        }
-        return write_results(
-            self.path(run),
-            experiment=EXPERIMENT,
-            profile=run.profile,
-            config={"rules": RULES_DATE, "records": {s.experiment: len(s.records) for s in given}},
-            rows=table,
-            reported=[r for name in ("ipi", "wider", "coco") for r in poster(name)],
-            summary=summary(table),
-            detectors=[],
-            dataset=Dataset("the records of all studies", "", len(images), 0),
-            seed=0,
-            seconds=sum(r.get("seconds", 0.0) for s in given for r in s.records),
-        )
+    def described(self, given: Given) -> dict[str, Any]:
+        """With the date of the rules."""
+        return {"rules": RULES_DATE} | super().described(given)
+
+    def reported(self) -> list[Record]:
+        """All of the poster's."""
+        return [r for name in ("ipi", "wider", "coco") for r in poster(name)]
+
+    def summary(self, table: Sequence[Record]) -> dict[str, Any]:
+        """How many primary contrasts got which word, and the date of the rules."""
+        words: dict[str, int] = defaultdict(int)
+        for r in table:
+            if r["primary"] and r["detector"] != ALL and not r["control"]:
+                words[r["word"].replace(" ", "_")] += 1
+        return {"rules_date": RULES_DATE, **words}

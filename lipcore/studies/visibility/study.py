@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lipcore.metrics.intervals import share
-from lipcore.results import Dataset, digest, results_path, write_results
-from lipcore.studies.base.records import Records
-from lipcore.studies.base.study import Run, Runnable
+from lipcore.studies.base.derived import Derived, Given
+from lipcore.studies.base.study import Record, Run
 from lipcore.studies.benchmarks.attack_runs import KEY
 from lipcore.studies.benchmarks.wider_attack import PERTURBATIONS
 from lipcore.studies.better_lip import study as better_lip
@@ -92,7 +90,7 @@ def grids(records: Sequence[Mapping[str, Any]], of: Sequence[str]) -> Iterator[t
             yield detector, scene, of_scenes(chosen)
 
 
-def curves(given: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[dict[str, Any]]:
+def curves(given: Given) -> Iterator[dict[str, Any]]:
     """The rows of every detector on every kind of image; a panel of one point a method is left out.
 
     Args:
@@ -116,33 +114,14 @@ def curves(given: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[dict[st
             yield from points(made, {"dataset": title, "detector": detector})
 
 
-class Visibility(Runnable):
-    """The study; it measures nothing of its own."""
+class Visibility(Derived):
+    """The study."""
 
     name = NAME
     title = "success at equal visibility, from the records of other studies (C4)"
+    sources = dict.fromkeys(PHOTOGRAPHS, KEY) | {s.NAME: s.KEY for s in (within_image, better_lip)}
+    images = "images of other studies"
 
-    def run(self, run: Run) -> Path:
-        """The same as :meth:`table`."""
-        return self.table(run)
-
-    def table(self, run: Run) -> Path:
-        """Computes the curves from the records and writes the results file; returns its path."""
-        run = self.ready(run)
-        keys = dict.fromkeys(PHOTOGRAPHS, KEY) | {s.NAME: s.KEY for s in (within_image, better_lip)}
-        places = {name: results_path(name, run.profile).with_suffix(".records.jsonl") for name in keys}
-        given = {name: tuple(Records(path, keys[name])) for name, path in places.items() if path.is_file()}
-        images = {(name, *(str(r.get(k)) for k in ("scene", "image"))) for name, own in given.items() for r in own}
-        return write_results(
-            self.path(run),
-            experiment=NAME,
-            profile=run.profile,
-            config={"records": {name: len(records) for name, records in given.items()}},
-            rows=list(curves(given)),
-            reported=[],
-            summary={},
-            detectors=[],
-            dataset=Dataset("images of other studies", digest(sorted(images)), len(images), 0),
-            seed=0,
-            seconds=0.0,
-        )
+    def rows(self, given: Given, run: Run) -> list[Record]:
+        """Those of every curve."""
+        return list(curves(given))

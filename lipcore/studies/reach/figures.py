@@ -1,0 +1,46 @@
+"""Interference against distance for a short, an even and a long reach, in pixels and in fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lipcore.report.style import DETECTOR_COLOURS, INK, detector_name, in_order
+from lipcore.results import frame
+from lipcore.studies.reach.study import ENDED
+
+
+def reach_figure(results: Mapping[str, Any], *, narrow: bool = False) -> Figure:
+    """The coefficient of IMP-I by distance: over pixels, and over the sides of each detector's own e_i.
+
+    Args:
+        results: of the study.
+        narrow: for a phone, one panel below the other.
+    """
+    rows = frame(results)
+    sides = rows[rows["metric"] == "e_side"].set_index("detector")["value"].to_dict()
+    figure = plt.figure(figsize=(3.7, 5.6) if narrow else (7.2, 3.4))
+    panels = figure.subplots(*((2, 1) if narrow else (1, 2)), sharey=True)
+    for axis in panels:
+        axis.axhline(0, color="#767676", lw=0.8)
+        axis.axhline(ENDED, color="#767676", lw=0.8, ls=":")
+    for name in in_order(rows["detector"].dropna()):
+        own = rows[(rows["detector"] == name) & (rows["metric"] == "interference")].sort_values("distance")
+        error = np.clip([own["value"] - own["ci_low"], own["ci_high"] - own["value"]], 0, None)
+        colour = DETECTOR_COLOURS.get(name, INK)
+        for axis, unit in zip(panels, (1.0, float(sides[name])), strict=True):
+            label = f"{detector_name(name)} (e$_i$ {sides[name]:.0f} px)"
+            axis.errorbar(
+                own["distance"] / unit, own["value"], error, fmt="o-", color=colour, ms=4, lw=1.4, label=label
+            )
+    panels[0].set_xlabel("distance of the faces, pixels")
+    panels[1].set_xlabel("distance, in sides of the own e$_i$")
+    panels[0].set_ylabel("interference coefficient (IMP-I)")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1 if narrow else 3, fontsize=9
+    )
+    return figure
