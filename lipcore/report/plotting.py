@@ -6,10 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from lipcore.report.style import METHOD_COLOURS, method_name
 
 PAPER = "poster (HR)"
 
@@ -56,6 +60,29 @@ def _cell(value: Any) -> str:
     text = re.sub(r" (\[[^\]<>]*\])$", r" <small>\1</small>", str(value))
     whole = " class=whole" if re.fullmatch(r"[^<]{1,16}", text) and re.search(r"[ -]", text) else ""
     return f"<td{whole}>{text}</td>"
+
+
+def intervals(axis: Axes, x: ArrayLike, rows: pd.DataFrame, *, scale: float = 1.0, **look: Any) -> None:
+    """Points with their intervals; a row without bounds is a point alone.
+
+    Args:
+        axis: to draw on.
+        x: (N,) where the rows stand.
+        rows: N, with ``value``, ``ci_low`` and ``ci_high``.
+        scale: 100 for percent.
+        look: as matplotlib's ``errorbar`` takes it.
+    """
+    value, low, high = (scale * rows[key].to_numpy(dtype=np.float64) for key in ("value", "ci_low", "ci_high"))
+    error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
+    usual: dict[str, Any] = {"fmt": "o", "ms": 4, "lw": 1.2}
+    axis.errorbar(np.asarray(x, dtype=np.float64), value, error, **(usual | look))
+
+
+def method_intervals(
+    axis: Axes, x: ArrayLike, rows: pd.DataFrame, name: str, *, scale: float = 100, fmt: str = "o"
+) -> None:
+    """:func:`intervals` of a perturbation, in its colour and by its name."""
+    intervals(axis, x, rows, scale=scale, fmt=fmt, color=METHOD_COLOURS[name], label=method_name(name))
 
 
 def show(axis: Axes, image: Tensor) -> None:

@@ -9,14 +9,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lipcore.attacks.presets import PRESETS
 from lipcore.metrics.fddb import KINDS, N_IMAGES
 from lipcore.report.page import NotMeasured
-from lipcore.report.plotting import PAPER, percent
+from lipcore.report.plotting import PAPER, method_intervals, percent
 from lipcore.report.style import INK, METHOD_COLOURS, detector_name, in_order, method_name
 from lipcore.studies.base.verdict_rules import LEAST_CLEAN
 from lipcore.studies.benchmarks.attack_runs import NONE
@@ -149,7 +148,8 @@ def strength_figure(rows: pd.DataFrame, update: str) -> Figure:
         for offset, name in enumerate(PRESETS):
             line = panel[panel["perturbation"] == name].sort_values("epsilon")
             x = np.log2(line["epsilon"].to_numpy(dtype=float)) + (offset - len(PRESETS) / 2) * 0.03
-            _errorbars(axis, x, line, name, "o-")
+            method_intervals(axis, x, line, name, fmt="o-")
+            axis.set_ylim(-4, 104)
         axis.set_xticks([float(np.log2(e)) for e in ticks], [f"{e:g}" for e in ticks])
         axis.set_xlim(np.log2(min(ticks)) - 0.3, np.log2(max(ticks)) + 0.3)
         axis.set_title(f"{detector_name(detector)}, {subset}", loc="left", fontsize=10)
@@ -176,7 +176,8 @@ def bins_figure(rows: pd.DataFrame, update: str, epsilon: float) -> Figure:
         names = [p for p in PRESETS if p in set(chosen["perturbation"])]
         for offset, name in enumerate(names):
             line = chosen[chosen["perturbation"] == name].set_index("subset").reindex(bins)
-            _errorbars(axis, np.arange(len(bins)) + (offset - (len(names) - 1) / 2) * 0.1, line, name, "o")
+            method_intervals(axis, np.arange(len(bins)) + (offset - (len(names) - 1) / 2) * 0.1, line, name)
+            axis.set_ylim(-4, 104)
         faces = chosen.drop_duplicates("subset").set_index("subset")["n_faces"].reindex(bins)
         axis.set_xticks(
             range(len(bins)), [f"{str(b).rsplit(' ', 1)[0]}\n({n:.0f})" for b, n in faces.items()], fontsize=8
@@ -247,10 +248,3 @@ def transfer_figure(
 def _panels(lines: int, columns: int, *, width: float = 3.2, sharex: bool = False) -> tuple[Figure, NDArray[Any]]:
     size = (width * columns, 2.5 * lines + 0.7)
     return plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, sharex=sharex)
-
-
-def _errorbars(axis: Axes, x: Any, line: pd.DataFrame, name: str, form: str) -> None:
-    value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
-    error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-    axis.errorbar(x, value, error, fmt=form, ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name))
-    axis.set_ylim(-4, 104)

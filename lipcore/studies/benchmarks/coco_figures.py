@@ -20,8 +20,8 @@ from lipcore.detectors.base import Detections
 from lipcore.detectors.rpn import Proposals
 from lipcore.images import quantise
 from lipcore.metrics.coco import METRICS
-from lipcore.report.plotting import draw_boxes, show
-from lipcore.report.style import FALSE, INK, METHOD_COLOURS, TRUE, method_name
+from lipcore.report.plotting import draw_boxes, method_intervals, show
+from lipcore.report.style import FALSE, INK, TRUE, method_name
 from lipcore.studies.benchmarks.attack_runs import NONE
 from lipcore.studies.benchmarks.coco_attack import CocoSettings, find_targets
 from lipcore.studies.benchmarks.coco_table import BASELINES, SIDES
@@ -84,12 +84,7 @@ def recall_figure(rows: pd.DataFrame, detector: str, *, narrow: bool = False) ->
         for name in PRESETS:
             line = own[own["perturbation"] == name].sort_values("epsilon")
             if len(line):
-                value, low, high = (100 * line[k].to_numpy(dtype=float) for k in ("value", "ci_low", "ci_high"))
-                x = np.log2(line["epsilon"].to_numpy(dtype=float))
-                error = np.clip([value - low, high - value], 0, None)
-                axis.errorbar(
-                    x, value, error, fmt="o-", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name)
-                )
+                method_intervals(axis, np.log2(line["epsilon"].to_numpy(dtype=float)), line, name, fmt="o-")
         clean = own[own["perturbation"] == NONE]
         if len(clean):
             axis.axhline(100 * float(clean["value"].iloc[0]), color=INK, lw=1, ls="--", label="clean")
@@ -113,10 +108,7 @@ def objects_figure(rows: pd.DataFrame, detector: str, epsilon: float) -> Figure:
         names = [p for p in PRESETS if p in set(own["perturbation"])]
         for i, name in enumerate(names):
             line = own[own["perturbation"] == name].set_index("subset").reindex(bins)
-            value, low, high = (100 * line[k].to_numpy(dtype=float) for k in ("value", "ci_low", "ci_high"))
-            x = np.arange(len(bins)) + (i - (len(names) - 1) / 2) * 0.1
-            error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name))
+            method_intervals(axis, np.arange(len(bins)) + (i - (len(names) - 1) / 2) * 0.1, line, name)
         counts = own.drop_duplicates("subset").set_index("subset")["n_objects"].reindex(bins)
         axis.set_xticks(
             range(len(bins)), [f"{str(b).removesuffix(f' {unit}')}\n({n:.0f})" for b, n in counts.items()], fontsize=8

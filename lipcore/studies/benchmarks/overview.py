@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lipcore.report.plotting import intervals
 from lipcore.report.style import DETECTOR_COLOURS, INK, METHODS, detector_name, in_order, method_name
 
 #: Each changes one thing of the one before: the loss, the crop, the separation, the targets.
@@ -69,8 +70,7 @@ def _steps(axis: Axes, rows: pd.DataFrame, images: pd.DataFrame) -> None:
     detectors = in_order(rows["detector"])
     for number, name in enumerate(detectors):
         line = rows[rows["detector"] == name].set_index("perturbation").reindex(list(STEPS))
-        value, low, high = (100 * line[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
         x = np.arange(len(STEPS)) + 0.09 * (number - (len(detectors) - 1) / 2)
-        error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
         label = f"{detector_name(name)} ({' to '.join(str(n) for n in sorted(set(images.loc[name])))} images)"
-        axis.errorbar(x, value, error, fmt="o-", ms=5, lw=1.4, color=DETECTOR_COLOURS.get(name, INK), label=label)
+        look = {"fmt": "o-", "ms": 5, "lw": 1.4, "color": DETECTOR_COLOURS.get(name, INK)}
+        intervals(axis, x, line, scale=100, label=label, **look)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from lipcore.attacks.crop import Support
 from lipcore.report.page import NotMeasured
-from lipcore.report.plotting import percent, show
+from lipcore.report.plotting import intervals, percent, show
 from lipcore.report.style import detector_name
 from lipcore.studies.cost.colouring import Colouring
 from lipcore.studies.cost.lip_peers import PASSES
@@ -125,11 +124,9 @@ def model_figure(rows: pd.DataFrame) -> Figure:
     axis.plot([low, top], [low, top], color="#767676", lw=1, label="as the model says")
     for marker, (detector, group) in zip("osD^v", chosen.groupby("detector", sort=False), strict=False):
         for mode, line in group.groupby("mode", sort=False):
-            error = np.array([line["ratio_to_imp"] - line["ratio_low"], line["ratio_high"] - line["ratio_to_imp"]])
-            axis.errorbar(
-                line["model_ratio"], line["ratio_to_imp"], np.clip(error, 0, None), fmt=marker, ms=4, lw=1,
-                color=LINES[str(mode)][0], label=f"{detector_name(str(detector))}, {mode}",
-            )  # fmt: skip
+            points = line.assign(value=line["ratio_to_imp"], ci_low=line["ratio_low"], ci_high=line["ratio_high"])
+            label, colour = f"{detector_name(str(detector))}, {mode}", LINES[str(mode)][0]
+            intervals(axis, line["model_ratio"], points, fmt=marker, lw=1, color=colour, label=label)
     _log(axis, "x")
     _log(axis, "y")
     axis.set_xlabel("(F + k B) / (F + B)")
@@ -215,9 +212,8 @@ def peers_figure(rows: pd.DataFrame) -> Figure:
             if row["attack"] == PASSES:
                 axis.axvline(row["seconds_per_image"], color="#767676", ls="--", lw=1, label=PASSES)
                 continue
-            low, high = (100 * abs(row["value"] - row[name]) for name in ("ci_low", "ci_high"))
-            place = row["seconds_per_image"], 100 * row["value"]
-            axis.errorbar(*place, [[low], [high]], fmt=marker, ms=6, lw=1, label=row["attack"])
+            at, label = [row["seconds_per_image"]], row["attack"]
+            intervals(axis, at, pd.DataFrame([row]), scale=100, fmt=marker, ms=6, lw=1, label=label)
         axis.set_xlim(left=0)
         axis.set_ylim(0, 104)
         axis.set_xlabel("seconds an image")

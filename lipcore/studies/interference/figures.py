@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from lipcore.attacks.presets import PRESETS
 from lipcore.report.page import NotMeasured
-from lipcore.report.plotting import PAPER, percent, show
+from lipcore.report.plotting import PAPER, intervals, method_intervals, percent, show
 from lipcore.report.style import DETECTOR_COLOURS, INK, METHOD_COLOURS, detector_name, method_name
 from lipcore.studies.base.verdict_rules import LEAST_CLEAN
 from lipcore.studies.interference.config import POSTER_CELLS, Config
@@ -112,11 +112,9 @@ def distance_figure(rows: pd.DataFrame, sides: Mapping[str, float], epsilons: Se
             colour = DETECTOR_COLOURS.get(detector, INK)
             for _, points in panel[panel["detector"] == detector].sort_values("distance").groupby("faces"):
                 x = points["distance"].to_numpy(dtype=np.float64) / side
-                value, low, high = (points[c].to_numpy(dtype=np.float64) for c in ("value", "ci_low", "ci_high"))
-                error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-                axis.errorbar(x, value, error, fmt="-", lw=0.8, elinewidth=0.6, color=colour, alpha=0.5)
+                intervals(axis, x, points, fmt="-", lw=0.8, elinewidth=0.6, color=colour, alpha=0.5)
                 area = 5 + 5 * points["faces"].to_numpy(dtype=np.float64) ** 0.5
-                axis.scatter(x, value, area, color=colour, lw=0)
+                axis.scatter(x, points["value"], area, color=colour, lw=0)
         axis.axhline(0, color="#999999", lw=0.8)
         axis.axvline(1, color="#999999", lw=0.8, ls=":")
         axis.set_xscale("log", base=2)
@@ -270,13 +268,8 @@ def ipi_figure(rows: pd.DataFrame, reported: Sequence[Mapping[str, Any]], metric
         names = [p for p in PRESETS if any(name == p for _, _, name in entries)]
         for offset, name in enumerate(names):
             own = {at: entries[*cell, name] for at, cell in enumerate(cells) if (*cell, name) in entries}
-            value, low, high = (
-                scale * np.array([row[key] for row in own.values()], dtype=np.float64)
-                for key in ("value", "ci_low", "ci_high")
-            )
             x = np.array(list(own)) + (offset - (len(names) - 1) / 2) * 0.11
-            error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-            axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name))
+            method_intervals(axis, x, pd.DataFrame(own.values()), name, scale=scale)
         if metric == "asr":
             known = {(r["faces"], r["distance"]): r["value"] for r in reported}
             at = [i for i, c in enumerate(cells) if c in known]

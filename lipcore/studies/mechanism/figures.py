@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from lipcore.datasets.synthetic import Grid
 from lipcore.detectors import Detector
 from lipcore.report.page import NotMeasured
-from lipcore.report.plotting import draw_boxes, percent, show
+from lipcore.report.plotting import draw_boxes, method_intervals, percent, show
 from lipcore.report.style import INK, METHOD_COLOURS, TRUE, detector_name, method_name
 from lipcore.studies.mechanism.split import DECIDED, PATHS, Config, decided, prepare, split
 from lipcore.studies.mechanism.table import DIRECTIONS, INEQUALITIES
@@ -85,13 +85,9 @@ def efficiency_figure(rows: pd.DataFrame) -> Figure:
     cells = _cells(chosen)
     figure, axis = plt.subplots(figsize=(7.5, 3))
     for offset, name in enumerate(DIRECTIONS):
-        own = [_of(chosen[chosen["perturbation"] == name], cell).iloc[0] for cell in cells]
-        value, low, high = (
-            np.array([100 * row[k] for row in own], dtype=float) for k in ("value", "ci_low", "ci_high")
-        )
+        own = pd.DataFrame([_of(chosen[chosen["perturbation"] == name], cell).iloc[0] for cell in cells])
         x = np.arange(len(cells)) + (offset - (len(DIRECTIONS) - 1) / 2) * 0.12
-        error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-        axis.errorbar(x, value, error, fmt="o", ms=4, lw=1.2, color=METHOD_COLOURS[name], label=method_name(name))
+        method_intervals(axis, x, own, name)
     axis.axhline(0, color="#999999", lw=0.8)
     axis.set_xticks(range(len(cells)), [f"{f} face{'s' * (f > 1)}\n{d} px" for f, d in cells])
     axis.set_ylabel("of the step that a face\nwould get alone (%)")

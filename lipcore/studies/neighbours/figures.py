@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lipcore.report.plotting import intervals, method_intervals
 from lipcore.report.style import DETECTOR_COLOURS, INK, METHOD_COLOURS, detector_name, in_order, method_name
 from lipcore.studies.neighbours.bins import BINS, name_of
 
@@ -33,7 +34,7 @@ def coefficient_figure(rows: pd.DataFrame) -> Figure:
         strength = f"epsilon {own['epsilon'].max():g}"
         faces = ", ".join(f"{n:.0f}" for n in own["n_faces"].fillna(0))
         label = f"{detector_name(name)}, {strength} ({faces} faces)"
-        _bars(axis, x, own, DETECTOR_COLOURS.get(name, INK), label)
+        intervals(axis, x, own, fmt="o-", elinewidth=0.8, color=DETECTOR_COLOURS.get(name, INK), label=label)
     axis.set_xticks(range(len(NAMES)), NAMES)
     axis.set_xlabel("nearest neighbour's distance, in sides of the ERF")
     axis.set_ylabel("interference coefficient")
@@ -62,7 +63,7 @@ def success_figure(rows: pd.DataFrame) -> Figure:
             for number, name in enumerate(names):
                 own = panel[panel["perturbation"] == name].set_index("bin").reindex(NAMES)
                 x = np.arange(len(NAMES)) + 0.12 * (number - (len(names) - 1) / 2)
-                _bars(axis, x, own, METHOD_COLOURS[name], method_name(name), scale=100)
+                method_intervals(axis, x, own, name, fmt="o-")
             faces = panel.drop_duplicates("bin").set_index("bin")["n_faces"].reindex(NAMES).fillna(0)
             axis.set_xticks(range(len(NAMES)), [f"{n}\n({f:.0f})" for n, f in faces.items()], fontsize=8)
             axis.set_title(
@@ -74,12 +75,6 @@ def success_figure(rows: pd.DataFrame) -> Figure:
         axis.set_xlabel(LABEL, fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
-
-
-def _bars(axis: Any, x: Any, own: pd.DataFrame, colour: str, label: str, scale: float = 1.0) -> None:
-    value, low, high = (scale * own[key].to_numpy(dtype=float) for key in ("value", "ci_low", "ci_high"))
-    error = np.nan_to_num(np.clip([value - low, high - value], 0, None))
-    axis.errorbar(x, value, error, fmt="o-", ms=4, lw=1.2, elinewidth=0.8, color=colour, label=label)
 
 
 def gain_table(rows: pd.DataFrame) -> pd.DataFrame:

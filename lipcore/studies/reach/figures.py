@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.figure import Figure
 
+from lipcore.report.plotting import intervals
 from lipcore.report.style import DETECTOR_COLOURS, INK, detector_name, in_order
 from lipcore.results import frame
 from lipcore.studies.reach.study import ENDED
@@ -30,13 +30,10 @@ def reach_figure(results: Mapping[str, Any], *, narrow: bool = False) -> Figure:
         axis.axhline(ENDED, color="#767676", lw=0.8, ls=":")
     for name in in_order(rows["detector"].dropna()):
         own = rows[(rows["detector"] == name) & (rows["metric"] == "interference")].sort_values("distance")
-        error = np.clip([own["value"] - own["ci_low"], own["ci_high"] - own["value"]], 0, None)
         colour = DETECTOR_COLOURS.get(name, INK)
         for axis, unit in zip(panels, (1.0, float(sides[name])), strict=True):
             label = f"{detector_name(name)} (e$_i$ {sides[name]:.0f} px)"
-            axis.errorbar(
-                own["distance"] / unit, own["value"], error, fmt="o-", color=colour, ms=4, lw=1.4, label=label
-            )
+            intervals(axis, own["distance"] / unit, own, fmt="o-", color=colour, label=label)
     panels[0].set_xlabel("distance of the faces, pixels")
     panels[1].set_xlabel("distance, in sides of the own e$_i$")
     panels[0].set_ylabel("interference coefficient (IMP-I)")

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from lipcore.report.plotting import intervals
 from lipcore.report.style import DETECTOR_COLOURS, GROUND, INK, detector_name, in_order
 from lipcore.studies.within_image.study import Config
 
@@ -54,10 +54,9 @@ def where_it_ends(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     for row in rows.to_dict("records"):
         colour = DETECTOR_COLOURS.get(row["detector"], INK)
         size = 3 + 0.7 * float(row["faces"]) ** 0.5
-        error = np.clip([[row["value"] - row["ci_low"]], [row["ci_high"] - row["value"]]], 0, None)
         face, alpha = (colour, 1.0) if row["new"] else (GROUND, 0.55)
-        point = {"ms": size, "mfc": face, "elinewidth": 0.8, "alpha": alpha, "zorder": 3 if row["new"] else 2}
-        axis.errorbar(row["sides"], row["value"], error, fmt="o", color=colour, **point)
+        look: dict[str, Any] = {"mfc": face, "elinewidth": 0.8, "alpha": alpha, "zorder": 3 if row["new"] else 2}
+        intervals(axis, [row["sides"]], pd.DataFrame([row]), color=colour, ms=size, **look)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     label = "distance of the faces, in sides of the square\nthat holds 90 % of a response's gradient"
