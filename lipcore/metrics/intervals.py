@@ -71,27 +71,25 @@ def difference(
     a: tuple[Sequence[int], Sequence[int]],
     b: tuple[Sequence[int], Sequence[int]],
     *,
-    paired: bool,
     seed: int = 0,
     level: float = 0.95,
 ) -> Estimate:
-    """The difference of two shares, a - b, each given as (hits, totals) by image.
+    """The difference of two shares on the same images, a - b, each given as (hits, totals) by image, in one order.
 
-    From 20 images on a bootstrap over images, the same draws for both where ``paired`` (one and the same images in
-    the same order); below, and where that has no width, Newcombe's hybrid of the two Wilson intervals, which does not
-    use the pairing and is wider.
+    From 20 images on a bootstrap over images, the same draws for both; below, and where that has no width, Newcombe's
+    hybrid of the two Wilson intervals, which does not use the pairing and is wider.
 
     Raises:
-        ValueError: paired, but different numbers of images; or bad counts.
+        ValueError: different numbers of images, or bad counts.
     """
     ka, ma, kb, mb = (np.asarray(x, dtype=np.float64) for x in (*a, *b))
-    if paired and len(ma) != len(mb):
+    if len(ma) != len(mb):
         raise ValueError(f"paired images, but {len(ma)} and {len(mb)} of them")
     pa, pb = share(a[0], a[1], seed=seed, level=level), share(b[0], b[1], seed=seed, level=level)
     value, n = pa.value - pb.value, min(pa.n, pb.n)
     if n >= ENOUGH_IMAGES:
-        draws = _resamples(len(ma), seed), _resamples(len(mb), seed + (not paired))
-        low, high = _quantiles(_ratios(ka, ma, draws[0]) - _ratios(kb, mb, draws[1]), level)
+        draws = _resamples(len(ma), seed)
+        low, high = _quantiles(_ratios(ka, ma, draws) - _ratios(kb, mb, draws), level)
         if high > low:
             return Estimate(value, low, high, n)
     if n == 0:

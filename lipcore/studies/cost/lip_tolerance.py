@@ -180,7 +180,7 @@ def table_of(
             shared |= {"tolerance": tolerance, "leak": max(r["leak"] for r in group)}
             estimates = {"asr": share(*_counts(group))}
             if tolerance > 0 and exact and sum(r["faces"] for r in group):
-                estimates["difference"] = difference(_counts(group), _counts(exact), paired=True)
+                estimates["difference"] = difference(_counts(group), _counts(exact))
             for metric, e in estimates.items():
                 rows.append(shared | {"metric": metric, **e.columns})
                 key = f"{prefix}{'change' if metric == 'difference' else metric}"
