@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from lipcore.errors import LipcoreError, OptionError, UnknownName, WeightsError
+from lipcore.paths import replacing
 from lipcore.training.hr_loss import Targets, sampled_loss
 from lipcore.training.widerface_train import Crop
 
@@ -199,7 +200,6 @@ class Run(ABC, Generic[Config]):
 
     def save(self, path: Path) -> None:
         """A checkpoint; the old one stays until the new one is whole."""
-        part = path.with_suffix(".part")
         state = {
             "config": dataclasses.asdict(self.config),
             "net": self.net.state_dict(),
@@ -208,8 +208,8 @@ class Run(ABC, Generic[Config]):
             "step": self.step,
             "seconds": self.seconds,
         }
-        torch.save(state, part)
-        part.replace(path)
+        with replacing(path) as file:
+            torch.save(state, file)
 
     def restore(self, path: Path) -> None:
         """Goes on from a checkpoint of the same config.
