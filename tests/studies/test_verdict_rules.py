@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipcore.metrics.intervals import Estimate, Outcomes, Paired, from_draws, gain, gain_of_gains, paired, ratio
+from lipcore.metrics.intervals import (
+    Estimate,
+    Outcomes,
+    Paired,
+    from_draws,
+    gain,
+    gain_of_gains,
+    gain_over_gain,
+    paired,
+    ratio,
+)
 from lipcore.studies.base.verdict_rules import (
     CEILING,
     FLOOR,
@@ -116,6 +126,36 @@ class TestPower:
 
 
 class TestTies:
+    def test_a_tie_inside_a_difference_of_gains_keeps_its_bounds(self) -> None:
+        """Near, 6 of 90 faces are lost alone and not among all; far, none differ, which says little of 30 images."""
+        images = [i for i in range(30) for _ in range(3)]
+        near = [Outcomes.of(images, [float(k < lost) for k in range(90)], [1.0] * 90) for lost in (40, 34)]
+        far = Outcomes.of(images, [float(k % 3 > 0) for k in range(90)], [1.0] * 90)
+        plain, wide = paired([*near, far, far], gain_of_gains).estimate, gain_over_gain((near[0], near[1]), (far, far))
+        tie = paired([far, far]).estimate
+        assert wide.estimate.value == plain.value == pytest.approx(6 / 90)
+        assert wide.estimate.high - wide.estimate.low == pytest.approx(
+            math.hypot(plain.high - plain.low, tie.high - tie.low), rel=0.1
+        )
+        assert wide.estimate.low < 0 < plain.low + 1e-9
+        assert found(wide, poster=0.215) == "inconclusive"
+
+    def test_two_ties_have_a_width_too(self) -> None:
+        one, other = (Outcomes.of(range(30), [k] * 30, [9.0] * 30) for k in (3.0, 6.0))
+        both = gain_over_gain((one, one), (other, other))
+        assert both.estimate.value == 0
+        assert both.estimate.low < -0.1
+        assert both.estimate.high > 0.1
+        assert both.p_value() > 0.5
+        assert gain_over_gain((one, one), (one, one)).identical
+
+    def test_without_a_tie_nothing_changes(self) -> None:
+        random, ease = np.random.default_rng(1), (np.zeros(40), np.zeros(PEOPLE))
+        rates = (0.8, 0.5, 0.8, 0.7)
+        four = [faces_of(rate, 9, 40, random, ease, photographs=False) for rate in rates]
+        spread = gain_over_gain((four[0], four[1]), (four[2], four[3]))
+        assert spread.estimate == paired(four, gain_of_gains).estimate
+
     def test_identical_outcomes_print_counts_and_are_no_reversal(self) -> None:
         one = Outcomes.of(range(40), [3.0] * 40, [9.0] * 40)
         c = contrast(paired([one, one]))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lipcore.datasets.synthetic import EVALUATION_FACES, Unequal
-from lipcore.metrics.intervals import Outcomes, Paired, coefficient, gain, gain_of_gains, paired
+from lipcore.metrics.intervals import Outcomes, Paired, coefficient, gain, gain_over_gain, paired
 from lipcore.studies.base.faces import outcomes
 from lipcore.studies.base.verdict_rules import TARGETS, Contrast, Reading
 from lipcore.studies.unequal_faces.study import CALIBRATION, PRIMARY
@@ -81,14 +81,14 @@ def within_image(records: Iterable[Record], success: Mapping[str, Mapping[float,
                     )
             for joint, reading in JOINT:
                 pairs = [pair(cell, 40, epsilon, joint, False) for cell in (NEAR, FAR)]
-                known = [o for p in pairs if p is not None for o in p]
-                if len(known) == 4:
+                known = [pair for pair in pairs if pair is not None]
+                if len(known) == 2:
                     yield Contrast(
                         **shared
                         | {"claim": "C2", "step": f"within the image: alone - {joint.upper()} on all, 40 px - 160 px"},
                         reading=reading,
                         outcome="asr",
-                        measured=paired(known, gain_of_gains),
+                        measured=gain_over_gain(known[0], known[1]),
                         poster=across(FAR, NEAR),
                         primary=primary and joint == "imp-i",
                     )
