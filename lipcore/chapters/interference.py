@@ -24,7 +24,7 @@ from lipcore.studies.interference.figures import (
     ipi_table,
 )
 from lipcore.studies.interference.study import Interference
-from lipcore.studies.neighbours.figures import coefficient_figure, gain_table, success_figure
+from lipcore.studies.neighbours.figures import coefficient_figure, gain_table, hidden_by_all, success_figure
 from lipcore.studies.reach.figures import reach_figure
 from lipcore.studies.receptive_fields.study import sides
 from lipcore.studies.unequal_faces.figures import small_table
@@ -51,8 +51,8 @@ def ends(page: Page) -> Chart:
         where_it_ends(found),
         "Of the fall in logit that an attack on one face alone achieves, the share that is lost when all are attacked "
         "(IMP-I). Filled: measured within the image, by rules written first; hollow: the first grids, seen before the "
-        "rules. Larger points: more faces. Dotted: one side of the receptive field. Bars: 95 % intervals over images "
-        "and people.",
+        "rules. Larger points: more faces; shapes: epsilon, set a little apart. Dotted: a side of the receptive field. "
+        "Bars: 95 % intervals over images and people.",
         "Interference coefficient against the distance in sides of the effective receptive field. On HR-mini it falls "
         "as faces stand farther apart, to nearly zero beyond one side; on CenterFace, measured within one side, it "
         "does not fall; on P-Net it is zero.",
@@ -90,12 +90,16 @@ def photographs(page: Page) -> Chart:
 def neighbours(page: Page) -> Chart:
     """Success on photographs by the neighbour's distance."""
     measured = committed("neighbours")
+    rows = frame(measured)
+    gone = " and ".join(map(detector_name, hidden_by_all(rows)))
     return Chart(
-        success_figure(frame(measured)),
+        success_figure(rows),
         "Attack success on photographs by the distance of a face's nearest neighbour, where IMP-I hides nearest to "
-        "half. Bars: 95 % intervals over photographs. Faces in different bins are different faces.",
+        "half. Bars: 95 % intervals over photographs. Faces in different bins are different faces."
+        + (f" Left out: {gone}, where every method hides nearly all faces at every distance." if gone else ""),
         "Attack success of IMP, IMP-I, LP and LIP-A by the distance of a face's nearest neighbour, on crowds and WIDER "
         "FACE; IMP-I, LP and LIP-A lie on one another at every distance.",
+        success_figure(rows, narrow=True),
         sources=(measured,),
     )
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lipcore.report.style import METHOD_COLOURS, method_name
+from lipcore.report.style import INK, METHOD_COLOURS, epsilon_marker, method_name
 
 PAPER = "poster (HR)"
 
@@ -83,6 +85,32 @@ def method_intervals(
 ) -> None:
     """:func:`intervals` of a perturbation, in its colour and by its name."""
     intervals(axis, x, rows, scale=scale, fmt=fmt, color=METHOD_COLOURS[name], label=method_name(name))
+
+
+def epsilon_marks(epsilons: Iterable[float]) -> list[Line2D]:
+    """What a legend says of the markers of strengths, weakest first."""
+    look: dict[str, Any] = {"ls": "", "color": INK, "mfc": "none"}
+    return [Line2D([], [], marker=epsilon_marker(e), label=f"epsilon {e:g}", **look) for e in sorted(set(epsilons))]
+
+
+def legend_aside(figure: Figure, axes: NDArray[Any], more: Iterable[Line2D] = ()) -> None:
+    """One legend for all panels, in the first that is empty, or below them; empty panels are not shown.
+
+    Args:
+        figure: that they are of.
+        axes: the panels.
+        more: entries after the panels' own.
+    """
+    handles = {label: h for axis in axes.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles |= {str(mark.get_label()): mark for mark in more}
+    empty = [axis for axis in axes.flat if not axis.has_data()]
+    for axis in empty:
+        axis.set_axis_off()
+    if empty:
+        empty[0].legend(handles.values(), handles, loc="center")
+    else:
+        columns = 4 if figure.get_figwidth() > 4 else 2
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
 
 
 def show(axis: Axes, image: Tensor) -> None:

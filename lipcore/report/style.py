@@ -63,6 +63,8 @@ DETECTOR_COLOURS = {
     "rpn-mini": "#aa4499",
     "pnet": "#767676",
 }
+#: One marker for each strength, where several share a panel; another strength has a cross.
+EPSILON_MARKERS = {1.0: "^", 2.0: "o", 3.0: "v", 4.0: "s", 8.0: "D", 16.0: "P"}
 #: Boxes on photographs.
 TRUE, FALSE, LOST = "#ffd700", "#e31a1c", "#ffffff"
 
@@ -75,6 +77,11 @@ def detector_name(name: str) -> str:
 def method_name(name: str) -> str:
     """A perturbation's name for readers."""
     return METHODS.get(name, name)
+
+
+def epsilon_marker(epsilon: float) -> str:
+    """A strength's marker, as matplotlib names it."""
+    return EPSILON_MARKERS.get(epsilon, "X")
 
 
 def in_order(names: Iterable[str]) -> list[str]:

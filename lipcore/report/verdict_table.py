@@ -88,6 +88,7 @@ def verdict_table(
         if row["primary"] != primary or not row["dataset"].startswith(dataset):
             continue
         p = "" if row["p"] is None else f"{row['p']:.3f}"
+        noted = "; ".join([*row["flags"], *(["records seen before the rules"] if row["seen"] else [])])
         shown.append(
             {
                 "claim": row["claim"],
@@ -100,7 +101,7 @@ def verdict_table(
                 "poster": printed(row),
                 "n": str(row["n"]),
                 "ε": "" if row["epsilon"] is None else f"{row['epsilon']:g}",
-                "to note": "; ".join([*row["flags"], *(["records seen before the rules"] if row["seen"] else [])]),
+                "to note": f"<span class=lip-noted>{noted}</span>",
             }
         )
     return pd.DataFrame(shown)

@@ -174,6 +174,16 @@ class TestNeighbours:
         rows += [rows[-1] | {"bin": neighbours_figures.NAMES[1], "value": 0.0, "identical": True}]
         frame = pd.DataFrame(rows)
         assert len(neighbours_figures.success_figure(frame).axes[0].get_legend_handles_labels()[1]) == 4
+        everywhere = frame.assign(dataset="WIDER FACE")
+        ceiling = frame.assign(detector="tiny-yolo", value=1.0)
+        several = pd.concat([frame, everywhere, frame.assign(detector="centerface"), ceiling])
+        assert neighbours_figures.hidden_by_all(several) == ["tiny-yolo"]
+        wide = neighbours_figures.success_figure(several).axes
+        assert [a.get_title(loc="left") for a in wide] == [
+            "HR-mini, crowds, epsilon 2", "HR-mini, WIDER FACE, epsilon 2", "CenterFace, crowds, epsilon 2", ""
+        ]  # fmt: skip
+        assert [bool(a.get_legend()) for a in wide] == [False, False, False, True]
+        assert all(a.has_data() for a in neighbours_figures.success_figure(several, narrow=True).axes)
         (line,) = neighbours_figures.gain_table(frame).to_dict("records")
         assert (line["step"], line["detector"]) == ("LIP-A - IMP-I", "HR-mini")
         assert line[neighbours_figures.NAMES[0]].startswith("-2.0 <small>20 faces</small> <small>[+40.0, +60.0]")
@@ -201,6 +211,10 @@ class TestVisibility:
             ("lip-a", 4.0, 0.75, 44.0, 2),
         ]
         many = pd.DataFrame(rows).assign(n=10)
+        grids = many.assign(dataset="grids", psnr=many["psnr"] - 10)
+        two = visibility_figure(pd.concat([many.assign(detector="centerface"), many, grids])).axes
+        assert [a.get_title(loc="left").split(",")[0] for a in two] == ["HR-mini", "CenterFace", "HR-mini", ""]
+        assert len({a.get_xlim() for a in two[:3]}) == 1
         assert visibility_figure(many).axes[0].xaxis_inverted()
         assert not visibility_figure(many, "touched").axes[0].xaxis_inverted()
         for nothing in (pd.DataFrame(rows), many.assign(value=0.95)):  # two images; all hidden
@@ -232,7 +246,12 @@ class TestWhereItEnds:
 
     def test_the_figure_has_a_mark_for_each_cell(self, rows: pd.DataFrame) -> None:
         figure = within_figures.where_it_ends(rows)
-        assert len(figure.axes[0].containers) == 3
+        marks = figure.axes[0].containers
+        assert len(marks) == 3
+        assert {mark.lines[0].get_marker() for mark in marks} == {"o"}
+        weaker = within_figures.where_it_ends(rows.assign(epsilon=1.0))
+        assert {mark.lines[0].get_marker() for mark in weaker.axes[0].containers} == {"^"}
+        assert "epsilon 1" in [text.get_text() for text in weaker.legends[0].texts]
         assert "HR-mini" in figure.axes[0].get_title(loc="left")
 
     def test_what_is_not_measured_is_listed(self) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lipcore.report.plotting import intervals, method_intervals
+from lipcore.report.plotting import intervals, legend_aside, method_intervals
 from lipcore.report.style import DETECTOR_COLOURS, INK, METHOD_COLOURS, detector_name, in_order, method_name
+from lipcore.studies.base.verdict_rules import CEILING
 from lipcore.studies.neighbours.bins import BINS, name_of
 
 NAMES = [name_of(low, high) for low, high in BINS]
-LABEL = "neighbour's distance in sides of the ERF\n(faces)"
+LABEL = "neighbour's distance in sides of the ERF (faces)"
 
 
 def coefficient_figure(rows: pd.DataFrame) -> Figure:
@@ -43,38 +46,60 @@ def coefficient_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def success_figure(rows: pd.DataFrame) -> Figure:
-    """Success of each method by the neighbour's distance: a panel for each detector (across) and dataset (down).
+def success_figure(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
+    """Success of each method by the neighbour's distance: a panel for each detector (down) and dataset (across).
+
+    There is no panel where every method hides nearly every face; :func:`hidden_by_all` names those detectors.
+
+    Args:
+        rows: of the study ``neighbours``.
+        narrow: for a phone, all panels one below another.
+    """
+    chosen = _of_bins(rows)
+    chosen = chosen[~chosen["detector"].isin(hidden_by_all(rows))]
+    datasets, detectors = list(dict.fromkeys(chosen["dataset"])), in_order(chosen["detector"])
+    panels = [[chosen[(chosen["dataset"] == s) & (chosen["detector"] == d)] for s in datasets] for d in detectors]
+    if narrow:
+        panels = [[panel] for line in panels for panel in line if len(panel)]
+    lines, columns = max(1, len(panels)), 1 if narrow else max(1, len(datasets))
+    size = (3.7 * columns, 2.5 * lines + (1 if narrow else 0.4))
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True)
+    for axis, panel in zip(axes.flat, chain.from_iterable(panels), strict=False):
+        if len(panel):
+            _success_panel(axis, panel)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("attack success (%)")
+    legend_aside(figure, axes)
+    return figure
+
+
+def _success_panel(axis: Axes, panel: pd.DataFrame) -> None:
+    names = [m for m in METHOD_COLOURS if m in set(panel["perturbation"])]
+    for number, name in enumerate(names):
+        own = panel[panel["perturbation"] == name].set_index("bin").reindex(NAMES)
+        x = np.arange(len(NAMES)) + 0.12 * (number - (len(names) - 1) / 2)
+        method_intervals(axis, x, own, name, fmt="o-")
+    faces = panel.drop_duplicates("bin").set_index("bin")["n_faces"].reindex(NAMES).fillna(0)
+    axis.set_xticks(range(len(NAMES)), [f"{n}\n({f:.0f})" for n, f in faces.items()], fontsize=9)
+    shared = panel.iloc[0]
+    title = f"{detector_name(shared['detector'])}, {shared['dataset']}, epsilon {shared['epsilon']:g}"
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_ylim(-4, 104)
+    axis.set_xlabel(LABEL, fontsize=9)
+
+
+def hidden_by_all(rows: pd.DataFrame) -> list[str]:
+    """Detectors from which every method hides nearly every face in every bin, so that there is nothing to compare.
 
     Args:
         rows: of the study ``neighbours``.
     """
-    chosen = rows[(rows["metric"] == "asr") & rows["bin"].isin(NAMES)]
-    datasets, detectors = list(dict.fromkeys(chosen["dataset"])), in_order(chosen["detector"])
-    size = (3.2 * max(1, len(detectors)), 2.7 * max(1, len(datasets)) + 0.5)
-    figure, axes = plt.subplots(len(datasets) or 1, len(detectors) or 1, figsize=size, squeeze=False, sharey=True)
-    for line, dataset in zip(axes, datasets, strict=False):
-        for axis, detector in zip(line, detectors, strict=True):
-            panel = chosen[(chosen["dataset"] == dataset) & (chosen["detector"] == detector)]
-            if panel.empty:
-                axis.set_axis_off()
-                continue
-            names = [m for m in METHOD_COLOURS if m in set(panel["perturbation"])]
-            for number, name in enumerate(names):
-                own = panel[panel["perturbation"] == name].set_index("bin").reindex(NAMES)
-                x = np.arange(len(NAMES)) + 0.12 * (number - (len(names) - 1) / 2)
-                method_intervals(axis, x, own, name, fmt="o-")
-            faces = panel.drop_duplicates("bin").set_index("bin")["n_faces"].reindex(NAMES).fillna(0)
-            axis.set_xticks(range(len(NAMES)), [f"{n}\n({f:.0f})" for n, f in faces.items()], fontsize=8)
-            axis.set_title(
-                f"{detector_name(detector)}, {dataset}, epsilon {panel['epsilon'].max():g}", loc="left", fontsize=9
-            )
-            axis.set_ylim(-4, 104)
-        line[0].set_ylabel("attack success (%)")
-    for axis in axes[-1]:
-        axis.set_xlabel(LABEL, fontsize=9)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
+    least = _of_bins(rows).groupby("detector")["value"].min()
+    return in_order(least[least > CEILING].index)
+
+
+def _of_bins(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[(rows["metric"] == "asr") & rows["bin"].isin(NAMES)]
 
 
 def gain_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -44,13 +43,18 @@ def fields_figure(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     axis.minorticks_off()
     axis.set_yticks(
         range(len(groups)),
-        [textwrap.fill(f"{detector_name(str(d))}: {template}", 16 if narrow else 60) for (d, template), _ in groups],
+        [_label(f"{detector_name(str(d))}: {template}", 16 if narrow else 60) for (d, template), _ in groups],
         fontsize=7 if narrow else 8,
     )
     axis.invert_yaxis()
     axis.set_xlabel("side in pixels")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=1 if narrow else 4)
     return figure
+
+
+def _label(text: str, most: int) -> str:
+    """In one line, or where it is longer than ``most`` letters, the detector above its template."""
+    return text if len(text) <= most else text.replace(": ", ":\n")
 
 
 def erf_table(rows: pd.DataFrame) -> pd.DataFrame:

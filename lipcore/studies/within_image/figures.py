@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,8 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lipcore.report.plotting import intervals
-from lipcore.report.style import DETECTOR_COLOURS, GROUND, INK, detector_name, in_order
+from lipcore.report.plotting import epsilon_marks, intervals
+from lipcore.report.style import DETECTOR_COLOURS, GROUND, INK, detector_name, epsilon_marker, in_order
 from lipcore.studies.within_image.study import Config
 
 
@@ -41,7 +42,8 @@ def coefficient_rows(within: Mapping[str, Any], sides: Mapping[str, float], earl
 def where_it_ends(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     """Coefficient against distance over the ERF's side, a colour for each detector.
 
-    Filled: within the image, by rules written first; hollow: the first grids. Larger points: more faces.
+    Filled: within the image, by rules written first; hollow: the first grids. Larger points: more faces. A shape for
+    each epsilon, a little to the right of the one below it.
 
     Args:
         rows: of :func:`coefficient_rows`.
@@ -56,7 +58,9 @@ def where_it_ends(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
         size = 3 + 0.7 * float(row["faces"]) ** 0.5
         face, alpha = (colour, 1.0) if row["new"] else (GROUND, 0.55)
         look: dict[str, Any] = {"mfc": face, "elinewidth": 0.8, "alpha": alpha, "zorder": 3 if row["new"] else 2}
-        intervals(axis, [row["sides"]], pd.DataFrame([row]), color=colour, ms=size, **look)
+        look["fmt"] = epsilon_marker(row["epsilon"])
+        apart = 1 + 0.025 * math.log2(row["epsilon"])  # bars of two strengths would hide one another
+        intervals(axis, [apart * row["sides"]], pd.DataFrame([row]), color=colour, ms=size, **look)
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     label = "distance of the faces, in sides of the square\nthat holds 90 % of a response's gradient"
@@ -64,13 +68,12 @@ def where_it_ends(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     axis.set_ylabel("interference coefficient (IMP-I)")
     title = textwrap.wrap(f"Alone against all, {_epsilons(rows)}", 42 if narrow else 100)
     axis.set_title("\n".join(title), loc="left", fontsize=10 if narrow else 11)
-    marks = [
-        Line2D([], [], marker="o", ls="", color=DETECTOR_COLOURS.get(d, INK), label=detector_name(d)) for d in detectors
-    ]
+    marks = [Line2D([], [], lw=4, color=DETECTOR_COLOURS.get(d, INK), label=detector_name(d)) for d in detectors]
     for new, label in ((True, "within the image"), (False, "the first grids")):
         fill = INK if new else GROUND
         marks.append(Line2D([], [], marker="o", ls="", color=INK, mfc=fill, label=label))
-    figure.legend(handles=marks, loc="outside lower center", ncols=2 if narrow else len(marks), fontsize=9)
+    marks += epsilon_marks(rows["epsilon"] if len(rows) else [])
+    figure.legend(handles=marks, loc="outside lower center", ncols=2 if narrow else 4, fontsize=9)
     return figure
 
 
