@@ -6,7 +6,7 @@ document.addEventListener("DOMContentLoaded", () => {
   const body = root.querySelector(".lip-explore-body");
   const menu = root.querySelector("select");
   const loaded = {};
-  const PAGE = 100, PLOTTED = 60, CHOICES = 60;
+  const PAGE = 100, PLOTTED = 60, FIRST = 15, CHOICES = 60;
   let rows = [], names = [], filters = {}, order = { by: null, down: false }, shown = PAGE;
 
   const make = (tag, attributes = {}, ...children) => {
@@ -72,8 +72,10 @@ document.addEventListener("DOMContentLoaded", () => {
 
   const draw = () => {
     const found = chosen();
+    const left = found.length - shown;
     body.querySelector(".lip-explore-count").textContent =
-      `${found.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows.`;
+      `${found.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} rows`
+      + `${left > 0 ? `, the first ${shown.toLocaleString("en")} of them in the table below, which scrolls` : ""}.`;
     const head = make("tr", {}, ...names.map((name) => make("th", {
       scope: "col", "aria-sort": order.by === name ? (order.down ? "descending" : "ascending") : "none",
     }, make("button", { type: "button", on: { click: () => {
@@ -83,25 +85,32 @@ document.addEventListener("DOMContentLoaded", () => {
     const lines = found.slice(0, shown).map((row) => make("tr", {}, ...names.map((name) => make("td", {}, text(row[name])))));
     body.querySelector(".lip-explore-table").replaceChildren(make("table", {},
       make("caption", {}, menu.selectedOptions[0].textContent), make("thead", {}, head), make("tbody", {}, ...lines)));
-    body.querySelector(".lip-explore-more").replaceChildren(...(found.length > shown ? [make("button", {
-      type: "button", on: { click: () => { shown += 5 * PAGE; draw(); } } }, `Show more (${found.length - shown} are left)`)] : []));
+    body.querySelector(".lip-explore-more").replaceChildren(...(left > 0 ? [make("button", {
+      type: "button", on: { click: () => { shown += 5 * PAGE; draw(); } } },
+    left > 5 * PAGE ? `Add ${5 * PAGE} of the other ${left.toLocaleString("en")} rows to the table` : `Add the other ${left} rows to the table`)] : []));
     plot(found);
   };
 
-  /* A dot and its interval for each row that is chosen, named by what tells these rows apart. */
+  /* A dot and its interval for each row that is chosen, named by what tells these rows apart. Of many rows the first of
+     one metric: different metrics have no axis in common. */
   const plot = (found) => {
     const place = body.querySelector(".lip-explore-plot");
-    const dots = found.filter((row) => row.value !== null);
-    if (!dots.length || dots.length > PLOTTED) {
-      place.replaceChildren(make("p", { class: "lip-note" }, dots.length
-        ? `Up to ${PLOTTED} rows are plotted: filter the table to see them.` : "There is no value to plot."));
+    const valued = found.filter((row) => row.value !== null);
+    if (!valued.length) {
+      place.replaceChildren(make("p", { class: "lip-note" }, "There is no value to plot."));
       return;
     }
+    const { metric } = valued[0], alike = valued.filter((row) => row.metric === metric);
+    const dots = alike.slice(0, alike.length > PLOTTED ? FIRST : PLOTTED);
+    const drawn = dots.length === valued.length ? "" : `Drawn: ${dots.length === alike.length ? "the" : "the first"} `
+      + `${dots.length} rows${metric ? ` of ${metric}` : ""}. Filter or sort the table to draw others.`;
     const telling = names.filter((name) => !["value", "ci_low", "ci_high", "n", "n_faces", "clean_rate"].includes(name)
       && new Set(dots.map((row) => row[name])).size > 1);
     const label = (row) => telling.map((name) => text(row[name])).join(" · ") || text(row.metric);
     const low = Math.min(0, ...dots.map((r) => r.ci_low ?? r.value)), high = Math.max(...dots.map((r) => r.ci_high ?? r.value), low + 1e-9);
-    const LEFT = 300, WIDTH = 720, LINE = 20, height = LINE * (dots.length + 2);
+    const narrow = place.clientWidth < 500;  // names above their lines
+    const [LEFT, WIDTH, LINE] = narrow ? [10, 380, 36] : [300, 720, 20];
+    const height = LINE * (dots.length + 2);
     const x = (value) => LEFT + (value - low) / (high - low) * (WIDTH - LEFT - 70);
     const svg = (tag, attributes, content) => {
       const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -117,13 +126,13 @@ document.addEventListener("DOMContentLoaded", () => {
     }
     dots.forEach((row, i) => {
       const y = LINE * (i + 1.6), name = label(row);
-      picture.append(svg("text", { x: LEFT - 10, y: y + 4, "text-anchor": "end" }, name.length > 46 ? `${name.slice(0, 45)}…` : name));
+      picture.append(svg("text", narrow ? { x: 0, y: y - 9 } : { x: LEFT - 10, y: y + 4, "text-anchor": "end" }, name.length > 46 ? `${name.slice(0, 45)}…` : name));
       if (row.ci_low !== null && row.ci_low !== undefined && row.ci_high !== null)
         picture.append(svg("line", { x1: x(row.ci_low), x2: x(row.ci_high), y1: y, y2: y, class: "interval" }));
       picture.append(svg("circle", { cx: x(row.value), cy: y, r: 4 }));
       picture.append(svg("text", { x: WIDTH - 62, y: y + 4 }, text(row.value)));
     });
-    place.replaceChildren(picture);
+    place.replaceChildren(...(drawn ? [make("p", { class: "lip-note lip-explore-drawn" }, drawn)] : []), picture);
   };
 
   const download = () => {
