@@ -182,8 +182,9 @@ def coefficient(page: Page) -> Chart:
     """The interference coefficient in the poster's cells."""
     return Chart(
         ipi_figure(_of_poster(page.rows, BOTH[:1]), page.results["reported"], "interference"),
-        "Interference coefficient of each perturbation on the poster's cells, epsilon 4; above zero, others disturb a "
-        "face's attack.",
+        "Interference coefficient of each perturbation on the poster's cells, epsilon 4, against IMP-I on one face "
+        "alone. For IMP-I, LP and LIP-A, above zero, others disturb a face's attack; IMP's and LP-W's hold the "
+        "background's part too, and LIP-H's that it attacks a face's highest response alone.",
         "Interference coefficient of every perturbation in the poster's cells at epsilon 4; IMP's is largest.",
     )
 

@@ -57,8 +57,8 @@ def steps(page: Page) -> Chart:
         drawn(),
         "One thing changes from step to step: the loss, which covers the faces alone from IMP-I on; the crop, from LP "
         "on; each face by itself, in LIP-A; one target a face, in LIP-H. Bars: 95 % intervals over images. In "
-        "brackets: the images with at least one such face that the detector finds. Crosses: the poster's values, which "
-        "on CenterFace are met, with IMP-I as high as LP.",
+        "brackets: the images with at least one such face that the detector finds. Crosses: the poster's values, whose "
+        "step from IMP to LP CenterFace makes, by the loss alone (IMP-I); those to LIP-A and LIP-H it does not.",
         "Share of faces hidden by IMP, IMP-I, LP, LIP-A and LIP-H, a panel for easy, medium and hard faces, a line for "
         "each detector, and the poster's four values. In all panels the lines of CenterFace and HR-mini climb from IMP "
         "to IMP-I and are level from there to LIP-A; RetinaFace's is level all along, Tiny YOLO's at 100 %.",

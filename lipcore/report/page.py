@@ -146,7 +146,7 @@ def committed(study: str) -> dict[str, Any]:
     """
     path = ROOT / "results" / "full" / f"{study}.json"
     if not path.is_file():
-        raise NotMeasured(f"Not measured yet: <code>{command(study, 'full')}</code> does.")
+        raise NotMeasured(f"Not measured yet; <code>{command(study, 'full')}</code> measures it.")
     return read_results(path)
 
 

@@ -175,7 +175,7 @@ def slider(detector: Detector, of: Scene, perturbations: Sequence[str], epsilon:
         return f"<p>{escape(str(error))}.</p>"
     name, n = detector_name(detector.name), pictures.found
     part = " The part with the crowd is shown, all of the photograph is counted." if of.rows else ""
-    counted = f"of {pictures.faces} faces that can be seen, {n} are found" if len(of.truth) else f"{n} faces are found"
+    counted = f"of {pictures.faces} faces that count, {n} are found" if len(of.truth) else f"{n} faces are found"
     most = f"{epsilons[0]:g}" if len(epsilons) == 1 else "epsilon"
     caption = (
         f"Drag the line, or use the arrow keys. Yellow boxes: what {name} finds, {counted} on the clean photograph. "
