@@ -102,8 +102,8 @@ def equally_visible(page: Page) -> Iterator[Chart]:
         yield Chart(
             visibility_figure(frame(measured), metric),
             f"Attack success against {label.partition(' (')[0]}; a point for each epsilon, by its shape; LP is "
-            "broad, as LIP-A lies on it. All points of a panel are of the same images. Bands: 95 % intervals over "
-            "images.",
+            "broad, as LIP-A lies on it. All points of a panel are of the same images, counted are those that "
+            "have a face to hide. Bands: 95 % intervals over images.",
             f"Attack success against {label.partition(' (')[0]} for IMP, IMP-I, LP and LIP-A on each detector: LP and "
             "LIP-A lie on one another, above IMP-I, and that above IMP.",
             visibility_figure(frame(measured), metric, narrow=True),
