@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lipcore.detectors import load_detector
+from lipcore.detectors.hr_mini import HRMini
+from lipcore.paths import DATA, ROOT
 from lipcore.results import DetectorInfo
 from lipcore.studies.reach.figures import reach_figure
 from lipcore.studies.reach.study import DETECTORS, DISTANCES, Reach, ends_at, full
@@ -93,3 +97,18 @@ def test_the_figure_has_a_line_for_each_detector_in_pixels_and_in_fields(narrow:
         lines = [container.lines[0] for container in axis.containers]
         assert [line.get_xdata().tolist() for line in lines] == [[d / unit for d in sorted(DISTANCES)]] * 3
         assert [line.get_ydata()[1] for line in lines] == pytest.approx([0.05, 0.1, 0.15])
+
+
+@pytest.mark.parametrize(("place", "name"), [(1, "short"), (2, "even"), (3, "long")])
+def test_the_card_says_what_the_weights_and_their_curves_say(place: int, name: str) -> None:
+    detector = load_detector(f"hr-mini-{name}")
+    assert isinstance(detector, HRMini)
+    card = (DATA / "weights" / "hr_mini_reach.md").read_text(encoding="utf8")
+    told = {line.split("|")[1].strip(): line.split("|")[place + 1].strip() for line in card.splitlines() if "|" in line}
+    *_, last = csv.DictReader((ROOT / "results" / "full" / f"hr_mini_{name}_training.csv").open(newline=""))
+    assert last["step"] == "1000"
+    assert told["held-out AP, one scale"] == last["held_out_ap"]
+    assert told["held-out recall at probability 0.5"] == last["held_out_recall"]
+    assert told["sha256, its beginning"] == f"`{detector.weights_sha256[:16]}`"
+    assert told["theoretical receptive field"] == f"{detector.net.receptive_field()} px"
+    assert ", ".join(map(str, detector.net.dilations)) in told["dilations at stride 16, taken in turn"]
