@@ -54,8 +54,8 @@ def ends(page: Page) -> Chart:
         "rules. Larger points: more faces; shapes: epsilon, set a little apart. Dotted: a side of the receptive field. "
         "Bars: 95 % intervals over images and people.",
         "Interference coefficient against the distance in sides of the effective receptive field. On HR-mini it falls "
-        "as faces stand farther apart, to nearly zero beyond one side; on CenterFace, measured within one side, it "
-        "does not fall; on P-Net it is zero.",
+        "as faces stand farther apart, to nearly zero beyond one side; on CenterFace it stays within half a side and "
+        "falls towards one side; on P-Net it is zero.",
         where_it_ends(found, narrow=True),
         sources=(within, earlier),
     )
@@ -67,7 +67,7 @@ def reach(page: Page) -> Chart:
     return Chart(
         reach_figure(measured),
         "HR-mini with a short, an even and a long reach: the share of a face's fall in logit that is lost when all "
-        "nine are attacked (IMP-I, epsilon 2), by distance in pixels and in sides of the detector's own e_i. "
+        "nine are attacked (IMP-I, epsilon 2), by distance between edges, and between centres in sides of the own e_i. "
         "Dotted: where interference has ended by the rule. Bars: 95 % intervals over grids and people.",
         "Interference coefficient against distance for three HR-minis that differ in their reach alone.",
         reach_figure(measured, narrow=True),

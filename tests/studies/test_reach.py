@@ -93,9 +93,9 @@ def test_the_primary_distance_comes_first() -> None:
 def test_the_figure_has_a_line_for_each_detector_in_pixels_and_in_fields(narrow: bool) -> None:
     rows = tabulated(records({"hr-mini-short": 0.15, "hr-mini-even": 0.1, "hr-mini-long": 0.05}))
     pixels, fields = reach_figure({"rows": rows}, narrow=narrow).axes
-    for axis, unit in ((pixels, 1), (fields, 110)):
+    for axis, more, unit in ((pixels, 0, 1), (fields, 40, 110)):
         lines = [container.lines[0] for container in axis.containers]
-        assert [line.get_xdata().tolist() for line in lines] == [[d / unit for d in sorted(DISTANCES)]] * 3
+        assert [line.get_xdata().tolist() for line in lines] == [[(d + more) / unit for d in sorted(DISTANCES)]] * 3
         assert [line.get_ydata()[1] for line in lines] == pytest.approx([0.05, 0.1, 0.15])
 
 

@@ -9,13 +9,13 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from lipcore.report.plotting import intervals
-from lipcore.report.style import DETECTOR_COLOURS, INK, detector_name, in_order
+from lipcore.report.style import DETECTOR_COLOURS, INK, in_order
 from lipcore.results import frame
-from lipcore.studies.reach.study import ENDED
+from lipcore.studies.reach.study import ENDED, SIDE
 
 
 def reach_figure(results: Mapping[str, Any], *, narrow: bool = False) -> Figure:
-    """The coefficient of IMP-I by distance: over pixels, and over the sides of each detector's own e_i.
+    """The coefficient of IMP-I by distance: between edges in pixels, and between centres in sides of each one's e_i.
 
     Args:
         results: of the study.
@@ -31,11 +31,11 @@ def reach_figure(results: Mapping[str, Any], *, narrow: bool = False) -> Figure:
     for name in in_order(rows["detector"].dropna()):
         own = rows[(rows["detector"] == name) & (rows["metric"] == "interference")].sort_values("distance")
         colour = DETECTOR_COLOURS.get(name, INK)
-        for axis, unit in zip(panels, (1.0, float(sides[name])), strict=True):
-            label = f"{detector_name(name)} (e$_i$ {sides[name]:.0f} px)"
-            intervals(axis, own["distance"] / unit, own, fmt="o-", color=colour, label=label)
-    panels[0].set_xlabel("distance of the faces, pixels")
-    panels[1].set_xlabel("distance, in sides of the own e$_i$")
+        for axis, x in zip(panels, (own["distance"], (own["distance"] + SIDE) / sides[name]), strict=True):
+            label = f"{name.removeprefix('hr-mini-')}: e$_i$ of {sides[name]:.0f} px"
+            intervals(axis, x, own, fmt="o-", color=colour, label=label)
+    panels[0].set_xlabel("between the faces' edges, pixels")
+    panels[1].set_xlabel("between their centres, in sides of the own e$_i$")
     panels[0].set_ylabel("interference coefficient (IMP-I)")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=1 if narrow else 3, fontsize=9
