@@ -136,8 +136,9 @@ def _compact(svg: str) -> str:
     svg = re.sub(gone, "", svg, flags=re.DOTALL)
     svg = re.sub(r'"data:image/png;base64,([^"]*)"', lambda png: f'"{_webp(_decoded(png[1]))}"', svg)
     svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)
-    svg = re.sub(r"font: ([\d.]+px) '[^;\"]*", r"font-size: \1", svg)
-    svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d)\d+", r"\1", path[0]), svg)
+    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
+    places = r'(?<= d=")[^"]*|(?<= [xy]=")[^"]*|(?<=translate\()[^)]*|(?<=rotate\()[^)]*'
+    svg = re.sub(places, lambda numbers: re.sub(r"(\.\d)\d+", r"\1", numbers[0]), svg)
     return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()
 
 

@@ -131,7 +131,8 @@ def test_a_chart_is_a_whole_drawing_and_no_longer_than_it_must_be(page: Page) ->
     assert drawn is not None
     tree = ElementTree.fromstring(drawn[0].replace("xlink:href", "href"))
     assert [node.tag for node in tree.iter() if node.tag in ("metadata", "style")] == []
-    assert not re.search(r' d="[^"]*\.\d{3}', drawn[0])
+    assert not re.search(r'(?: [dxy]="|translate\(|rotate\()[^")]*\.\d{2}', drawn[0])
+    assert "font-family" not in drawn[0], "the page's style sheet names it"
     known = {node.get("id") for node in tree.iter()}
     named = re.findall(r'(?:url\(|href=")#(\w+)', drawn[0])
     assert named
