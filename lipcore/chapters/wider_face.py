@@ -106,7 +106,7 @@ def equally_visible(page: Page) -> Iterator[Chart]:
             "have a face to hide. Bands: 95 % intervals over images.",
             f"Attack success against {label.partition(' (')[0]} for IMP, IMP-I, LP and LIP-A on each detector: LP and "
             "LIP-A lie on one another, above IMP-I, and that above IMP.",
-            visibility_figure(frame(measured), metric, narrow=True),
+            visibility_figure(frame(measured), metric, narrow=True) if metric == "psnr" else None,
             fold="" if metric == "psnr" else f"The same against {label.partition(' (')[0]}",
             sources=(measured,),
         )

@@ -122,7 +122,7 @@ def test_what_a_page_says_makes_its_numbers_can(page: Page, results: Path) -> No
     assert refused == list(module.BENCH)
     document = page.results | {"experiment": "lip_peers"}
     assert "made by <code>make bench PROFILE=full</code>" in page.source(document)
-    with pytest.raises(NotMeasured, match="<code>make bench PROFILE=full</code> does"):
+    with pytest.raises(NotMeasured, match="<code>make bench PROFILE=full</code> measures it"):
         committed("lip_peers")
 
 
