@@ -21,10 +21,12 @@ PERTURBATIONS = (NONE, "random", "imp", "lp-w", "imp-i", "lp", "lip-a", "lip-h")
 SETTINGS = Settings()
 #: For a laptop: one strength, since an attack on a crowd takes one or two seconds with CenterFace.
 QUICK = (Part("i-fgsm", 8.0, PERTURBATIONS),)
-#: First the strength at which methods differ, on all images; the strengths around it on the first third of them.
+#: First the strength at which methods differ, on all images; then the one at which IMP hides a quarter (C8), on two
+#: thirds of them; other strengths on the first third.
 FULL = (
     Part("i-fgsm", 2.0, PERTURBATIONS),
-    *(Part("i-fgsm", e, PERTURBATIONS, 1 / 3) for e in (1.0, 4.0)),
+    Part("i-fgsm", 1.0, PERTURBATIONS, 2 / 3),
+    Part("i-fgsm", 4.0, PERTURBATIONS, 1 / 3),
     Part("i-fgsm", 8.0, PERTURBATIONS),
     Part("fgsm", 8.0, PERTURBATIONS),
     *(Part("fgsm", e, PERTURBATIONS, 1 / 3) for e in (2.0, 4.0)),
