@@ -54,8 +54,8 @@ def ends(page: Page) -> Chart:
         "rules. Larger points: more faces; shapes: epsilon, set a little apart. Dotted: a side of the receptive field. "
         "Bars: 95 % intervals over images and people.",
         "Interference coefficient against the distance in sides of the effective receptive field. On HR-mini it falls "
-        "as faces stand farther apart, to nearly zero beyond one side; on CenterFace it stays within half a side and "
-        "falls towards one side; on P-Net it is zero.",
+        "as faces stand farther apart, to nearly zero beyond one side; on CenterFace it falls from a third of a "
+        "side to nearly nothing at one side; on P-Net it is zero.",
         where_it_ends(found, narrow=True),
         sources=(within, earlier),
     )
