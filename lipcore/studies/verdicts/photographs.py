@@ -241,7 +241,7 @@ def at_equal(found: Attacked, more: str, less: str, epsilon: float, metric: str)
     """Success of ``more`` less that of ``less`` at ``epsilon``, ``more`` taken where it is as visible.
 
     Its success is linear between the two epsilons at which its mean ``metric`` encloses that of ``less``, on the images
-    measured at every epsilon and changed by both methods, and again in each resampling of them.
+    measured at every epsilon, changed by both methods and with a face to lose, and again in each resampling of them.
 
     Returns:
         The difference, and whether the metric is enclosed; beyond the ends the nearest epsilon's success stands.
@@ -249,7 +249,8 @@ def at_equal(found: Attacked, more: str, less: str, epsilon: float, metric: str)
     names = set.intersection(*({s.record["image"] for s in by[more]} for by in found.by.values()))
     seen = {e: {p: {s.record["image"]: s for s in by[p]} for p in (more, less)} for e, by in found.by.items()}
     names = {n for n in names if all(s[n].record["psnr"] is not None for by in seen.values() for s in by.values())}
-    images = sorted(names)
+    clean = {n: seen[epsilon][less][n] for n in names}
+    images = sorted(n for n, s in clean.items() if s.lost(s.kept[found.widest])[1])
     weights = np.vstack((np.ones(len(images)), bootstrap_weights(len(images), draws=PAIRED_DRAWS, seed=0)))
 
     def of(perturbation: str, e: float) -> tuple[Floats, Floats]:
