@@ -69,8 +69,8 @@ def reach(page: Page) -> Chart:
     return Chart(
         reach_figure(measured),
         "HR-mini with a short, an even and a long reach: the share of a face's fall in logit that is lost when all "
-        "nine are attacked (IMP-I, epsilon 2), by distance between edges, and between centres in sides of the own e_i. "
-        "Dotted: where interference has ended by the rule. Bars: 95 % intervals over grids and people.",
+        "nine are attacked (IMP-I, epsilon 2), by distance between edges, and between centres in sides of its own "
+        "field. Dotted: where interference has ended by the rule. Bars: 95 % intervals over grids and people.",
         "Interference coefficient against distance for three HR-minis that differ in their reach alone.",
         reach_figure(measured, narrow=True),
         sources=(measured,),
