@@ -21,10 +21,11 @@ SECTION = """
 
 ```{{eval-rst}}
 .. automodule:: {name}
-   :members:
-   :show-inheritance:
-```
+{members}```
 """
+#: Of modules that draw, whose functions nobody calls but their chapter, the first lines alone are listed.
+DRAWS = "figures"
+MEMBERS = "   :members:\n   :show-inheritance:\n"
 
 
 def modules(package: str = "lipcore") -> list[str]:
@@ -69,7 +70,8 @@ def _is_package(name: str) -> bool:
 
 def _fill(app: Sphinx, docname: str, source: list[str]) -> None:
     def sections(found: re.Match[str]) -> str:
-        return "\n".join(SECTION.format(name=name) for name in listed(found[1], found[2].split()))
+        names = listed(found[1], found[2].split())
+        return "\n".join(SECTION.format(name=n, members="" if n.endswith(DRAWS) else MEMBERS) for n in names)
 
     source[0] = MARKER.sub(sections, source[0])
 
