@@ -76,7 +76,7 @@ test: setup
 	$(PY) -m pytest -n 2 --dist loadfile -rs tests
 	@rm -rf _build/nbval && cp -R results/quick _build/nbval  # so that what it writes makes nothing look changed
 	IPYTHONDIR="$(CURDIR)/_build/private/ipythondir" MPLCONFIGDIR="$(CURDIR)/_build/private/mplconfigdir" \
-	  LIPCORE_RUN=_build/nbval $(PY) -m pytest -n 2 --dist loadfile -rs --nbval-lax --nbval-cell-timeout 600 _build/executed/quick
+	  LIPCORE_RUN=_build/nbval OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -rs --nbval-lax --nbval-cell-timeout 600 _build/executed/quick
 	@echo "The book: _build/html/index.html"
 
 bench: $(BENCH)/.done
