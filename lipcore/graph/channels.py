@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lipcore.graph.rules import Elementwise, Node, Rule, UnsupportedOperation, shape_of
+from lipcore.graph.rules import Elementwise, Node, Rule, Single, UnsupportedOperation, shape_of
 from lipcore.graph.windows import Boxes, Windows
 
 
@@ -96,7 +96,7 @@ class Arranged(Rule):
                 yield source, Windows(values, out.origin, out.clean)
 
 
-class Spread(Rule):
+class Spread(Single):
     """One channel shown as many: they all send their gradient to it."""
 
     def __init__(self, node: Node, size: tuple[int, int]) -> None:

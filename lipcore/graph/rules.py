@@ -40,7 +40,7 @@ def as_map(values: Tensor, size: Sequence[int]) -> Tensor:
     return values.reshape(1, -1, 1, 1)
 
 
-class Rule:
+class Rule(ABC):
     """How one recorded operation, with one spatial input, treats boxes and gradients.
 
     Args:
@@ -70,6 +70,7 @@ class Rule:
         """The output places that depend on these input places."""
         return boxes
 
+    @abstractmethod
     def backward(
         self, out: Windows, keep: Sequence[Boxes | None], output: int = 0
     ) -> Iterator[tuple[tuple[Node, int], Windows]]:
@@ -83,13 +84,22 @@ class Rule:
         Yields:
             The node that made an input, the number of its output, and the gradient there.
         """
+
+
+class Single(Rule):
+    """An operation with one input: how its gradient comes to be is all there is to say."""
+
+    def backward(
+        self, out: Windows, keep: Sequence[Boxes | None], output: int = 0
+    ) -> Iterator[tuple[tuple[Node, int], Windows]]:
+        """See :class:`Rule`."""
         for source, wanted in zip(self.node.next_functions, keep, strict=True):
             if source[0] is not None and wanted is not None:
                 yield source, self.apply(out, wanted)
 
+    @abstractmethod
     def apply(self, out: Windows, keep: Boxes) -> Windows:
         """The gradient at the one input, at least on ``keep``."""
-        raise NotImplementedError
 
 
 class Pixelwise(Rule):
@@ -122,7 +132,7 @@ def _fitted(values: Tensor, source: tuple[Node, int]) -> Tensor:
     raise UnsupportedOperation(f"{channels} channels broadcast over {values.shape[1]}")
 
 
-class Combined(Rule, ABC):
+class Combined(Rule):
     """Arithmetic on two operands, of which the image has a part in one or in both: a factor at each place for each."""
 
     joins = True
@@ -196,7 +206,7 @@ class Chosen(Combined):
         return (~condition if operand else condition).to(self.node._input_metadata[0].dtype)
 
 
-class Elementwise(Rule):
+class Elementwise(Single):
     """An activation function: its slope at each place, all slopes found at once by calling the node on ones."""
 
     @cached_property
@@ -247,7 +257,7 @@ class Prelu(Elementwise):
         torch.mul(gradient, torch.where(there > 0, 1, self.node._saved_weight), out=into)
 
 
-class Scaled(Rule):
+class Scaled(Single):
     """Batch norm at rest: a factor for each channel."""
 
     def apply(self, out: Windows, keep: Boxes) -> Windows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lipcore.graph.channels import Arranged, signed_axis
-from lipcore.graph.rules import Node, Rule, UnsupportedOperation, as_map, shape_of
+from lipcore.graph.rules import Node, Rule, Single, UnsupportedOperation, as_map, shape_of
 from lipcore.graph.windows import FAR, Boxes, Ints, Windows, margins
 
 
-class Sliding(Rule):
+class Sliding(Single):
     """Output place j reads the input places j * stride - padding + dilation * t, t = 0 .. kernel - 1.
 
     Args:
@@ -133,7 +133,7 @@ class MaxPool(Sliding):
         return Windows(values.view(count, channels, height, width), first, clean=True).trimmed(keep)
 
 
-class Separable(Rule, ABC):
+class Separable(Single):
     """A linear operation that treats rows and columns apart: two matrices, found by applying it to unit impulses."""
 
     def __init__(self, node: Node, size: tuple[int, int]) -> None:
@@ -228,7 +228,7 @@ class Mirrored(Separable):
         return F.pad(x, (0, 0, before, after), mode="reflect" if "Reflection" in self.node.name() else "replicate")
 
 
-class Padded(Rule):
+class Padded(Single):
     """Padding with a constant, or cutting off: the same values elsewhere.
 
     Args:
@@ -287,7 +287,7 @@ def cutting_rule(node: Node, size: tuple[int, int]) -> Rule:
     return Strided(node, size, 1, stride, -start, 1)
 
 
-class Unshuffle(Rule):
+class Unshuffle(Single):
     """r x r neighbouring pixels become channels."""
 
     def __init__(self, node: Node, size: tuple[int, int]) -> None:

@@ -133,6 +133,11 @@ def test_wrong_files_are_told(tmp_path: Path, weights: Path) -> None:
     with pytest.raises(WeightsError, match="format is None"):
         HRMini(bad)
     save_file({"templates": torch.ones(2, 2)}, bad, metadata={"format": FORMAT})
+    for dilations in (torch.tensor([0.0]), torch.tensor([1.5]), torch.tensor([[1.0]])):
+        save_file({"templates": torch.ones(2, 2), "dilations": dilations}, bad, metadata={"format": FORMAT})
+        with pytest.raises(WeightsError, match="dilations are no whole numbers from 1 on"):
+            HRMini(bad)
+    save_file({"templates": torch.ones(2, 2)}, bad, metadata={"format": FORMAT})
     with pytest.raises(WeightsError, match=r"stem\.conv\.weight"):
         HRMini(bad)
     with pytest.raises(WeightsError, match="no weights file"):

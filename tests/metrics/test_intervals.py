@@ -9,15 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipcore.metrics.intervals import (
-    ENOUGH_IMAGES,
-    Estimate,
-    design_effect,
-    difference,
-    ratio_of_means,
-    share,
-    wilson,
-)
+from lipcore.metrics.intervals import ENOUGH_IMAGES, Estimate, design_effect, difference, ratio_of_means, share, wilson
 
 Counts = tuple[list[int], list[int]]
 

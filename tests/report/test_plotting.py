@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 
 from lipcore.paths import ROOT
-from lipcore.report.plotting import folded, html_table, percent
+from lipcore.report.plotting import folded, html_table, method_intervals, percent
 from lipcore.report.style import (
     DETECTOR_COLOURS,
     DETECTORS,
@@ -79,3 +81,18 @@ def test_colours_are_seen_on_the_ground_of_both_themes(colours: dict[str, str]) 
             f"{name} on the dark ground"
         )
     assert len(set(in_the_dark.values())) == len({c for c in colours.values() if c != INK})
+
+
+def test_points_with_intervals_stand_where_their_rows_say() -> None:
+    rows = pd.DataFrame({"value": [0.5, 0.25], "ci_low": [0.4, np.nan], "ci_high": [0.7, np.nan]})
+    figure, axis = plt.subplots()
+    method_intervals(axis, [1, 3], rows, "lip-a")
+    (drawn,) = axis.containers
+    line, _, (bars,) = drawn.lines
+    assert line.get_xdata().tolist() == [1, 3]
+    assert line.get_ydata().tolist() == [50, 25]
+    assert line.get_color() == METHOD_COLOURS["lip-a"]
+    ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+    assert ends == [pytest.approx([40, 70]), pytest.approx([25, 25])]  # without bounds, a point alone
+    assert drawn.get_label() == "LIP-A"
+    plt.close(figure)

@@ -13,7 +13,7 @@ import torch
 from lipcore.boxes import nearest_gaps
 from lipcore.errors import UnknownName
 from lipcore.known_fields import shipped_side
-from lipcore.metrics.intervals import coefficient
+from lipcore.metrics.paired import coefficient
 from lipcore.results import read_results
 from lipcore.studies.base.stored_detections import pack
 from lipcore.studies.benchmarks.attack_tables import Shot

@@ -16,7 +16,7 @@ from lipcore.attacks.presets import ABLATIONS, LIP_A, PRESETS, preset
 from lipcore.attacks.targets import Matching
 from lipcore.attacks.updates import i_fgsm, l2_steps
 from lipcore.datasets.synthetic import Grid, Scene, Unequal, people
-from lipcore.metrics.intervals import paired
+from lipcore.metrics.paired import paired
 from lipcore.results import DetectorInfo, read_results, results_path
 from lipcore.studies.base.faces import Case, case_of, outcomes
 from lipcore.studies.base.study import Run

@@ -10,17 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipcore.metrics.intervals import (
-    Estimate,
-    Outcomes,
-    Paired,
-    from_draws,
-    gain,
-    gain_of_gains,
-    gain_over_gain,
-    paired,
-    ratio,
-)
+from lipcore.metrics.intervals import Estimate
+from lipcore.metrics.paired import Outcomes, Paired, from_draws, gain, gain_of_gains, gain_over_gain, paired, ratio
 from lipcore.studies.base.verdict_rules import (
     CEILING,
     FLOOR,

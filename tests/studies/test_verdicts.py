@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lipcore.chapters.paper import claims
+from lipcore.metrics.success import visibility
 from lipcore.report import verdict_table as shown
 from lipcore.report.claims import CLAIMS, claim_table
 from lipcore.report.style import DETECTORS, detector_name
 from lipcore.report.verdict_table import chip, effect, size, verdict_table
 from lipcore.results import read_results
+from lipcore.studies.base.derived import Derived
+from lipcore.studies.base.study import Run
 from lipcore.studies.verdicts import receptive, scenes
 from lipcore.studies.verdicts.grids import strengths
+from lipcore.studies.verdicts.photographs import least_psnr
 
 
 def verdict_row(**more: Any) -> dict[str, Any]:
@@ -173,6 +178,51 @@ class TestReceptiveFields:
         ]
         words = [(r["value"], r["word"]) for r in receptive.rows({"rows": rows})]
         assert words == [(0, "contradicted"), (0.5, None), (0.5, None)]
+
+
+@pytest.mark.parametrize(("epsilon", "decibels"), [(1.0, 48.13), (2.0, 42.11), (8.0, 30.07), (255.0, 0.0)])
+def test_no_noise_has_less_psnr_than_signs_everywhere(epsilon: float, decibels: float) -> None:
+    clean = torch.full((1, 3, 16, 16), 128.0)
+    assert least_psnr(epsilon) == pytest.approx(decibels, abs=0.01)
+    if epsilon < 127:
+        assert visibility(clean, clean + epsilon).psnr == pytest.approx(least_psnr(epsilon), abs=1e-4)
+
+
+def test_a_limit_that_cannot_be_missed_is_not_testable(root: Path) -> None:
+    rows = [r for r in read_results(root / "results" / "full" / "verdicts.json")["rows"] if r["claim"] == "C7"]
+    psnr = [r for r in rows if r["metric"] == "psnr" and r["primary"]]
+    assert psnr
+    assert all((r["word"] == "not testable") == (least_psnr(r["epsilon"]) >= 35) for r in psnr)
+    assert any(r["word"] == "supported" for r in rows if r["metric"] == "ssim")
+
+
+def test_images_of_other_studies_are_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what tells them apart in their own study, whatever else a record calls so."""
+    monkeypatch.setenv("LIPCORE_RUN", str(tmp_path))
+    seen = [{"image": i, "perturbation": p, "faces": i + len(p), "seconds": 1.0} for i in (1, 2) for p in ("imp", "lp")]
+
+    class Two(Derived):
+        name, title, images = "two", "", "theirs"
+        sources = {"one": ("image", "perturbation")}  # noqa: RUF012
+
+        def rows(self, given: Any, run: Any) -> list[dict[str, Any]]:
+            return [
+                {
+                    "detector": "",
+                    "metric": "n",
+                    "value": float(len(given["one"])),
+                    "ci_low": None,
+                    "ci_high": None,
+                    "n": 4,
+                }
+            ]
+
+        def given(self, profile: str) -> Any:
+            return {"one": tuple(seen)}
+
+    provenance = read_results(Two().run(Run()))["provenance"]
+    assert provenance["dataset"]["n_images"] == 2
+    assert provenance["seconds"] == 4
 
 
 def test_no_committed_table_holds_verdicts_of_its_own(root: Path) -> None:

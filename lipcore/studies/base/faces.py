@@ -22,7 +22,8 @@ from lipcore.datasets.crowds import load_crowds
 from lipcore.datasets.synthetic import Scene
 from lipcore.detectors import Detector, Responses
 from lipcore.images import quantise
-from lipcore.metrics.intervals import Estimate, Outcomes, ratio_of_means, share
+from lipcore.metrics.intervals import Estimate, ratio_of_means, share
+from lipcore.metrics.paired import Outcomes
 from lipcore.metrics.success import found, visibility
 from lipcore.results import Dataset, Stopwatch, digest
 from lipcore.studies.base.study import Config, Infos, Record, Run, Study, Unit

@@ -1,7 +1,7 @@
 """How a verdict on a claim is made, by rules that were dated and committed before the runs they judge.
 
 The book's page *How verdicts are made* (``book/verdict_rules.md``) has them in words. In short: a contrast is a
-statistic of conditions that were measured on the same images (:func:`lipcore.metrics.intervals.paired`), at a strength
+statistic of conditions that were measured on the same images (:func:`lipcore.metrics.paired.paired`), at a strength
 matched for each detector (:func:`matched`). It is judged against the smallest effect of interest, half the poster's
 effect, or 5 points where it prints none:
 
@@ -25,7 +25,8 @@ import numpy as np
 from scipy.stats import chi2
 
 from lipcore.errors import DataError
-from lipcore.metrics.intervals import Estimate, Paired
+from lipcore.metrics.intervals import Estimate
+from lipcore.metrics.paired import Paired
 
 RULES_DATE = "2026-11-30"
 #: A primary contrast needs so many images; below, its estimate is exploratory.

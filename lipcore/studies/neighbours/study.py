@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from lipcore.boxes import nearest_gaps
 from lipcore.known_fields import shipped_side
-from lipcore.metrics.intervals import Estimate, Outcomes, gain, paired, share
+from lipcore.metrics.intervals import Estimate, share
+from lipcore.metrics.paired import Outcomes, gain, paired
 from lipcore.studies.base.derived import Derived, Given
 from lipcore.studies.base.stored_detections import unpack
 from lipcore.studies.base.study import Record, Run

@@ -22,14 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lipcore.known_fields import erf_of
-from lipcore.metrics.intervals import Outcomes, Paired, coefficient, gain_of_coefficients, paired, ratio_of_means
+from lipcore.metrics.intervals import ratio_of_means
+from lipcore.metrics.paired import Outcomes, Paired, coefficient, gain_of_coefficients, paired
+from lipcore.names import TRIALS
 from lipcore.studies.base.faces import Case
 from lipcore.studies.base.study import Infos, Record, Run
 from lipcore.studies.within_image.study import Config, Part, WithinImage
 from lipcore.studies.within_image.table import ALONE, Images, chosen_alone, grouped
 
 NAME = "reach"
-DETECTORS = ("hr-mini-short", "hr-mini-long", "hr-mini-even")
+SHORT, EVEN, LONG = TRIALS
+DETECTORS = (SHORT, LONG, EVEN)
 DISTANCES = (120, 40, 80, 160, 200, 240)
 FACES, SIDE, EPSILON = 9, 40, 2.0
 #: Interference has ended where the coefficient is below this.
@@ -88,10 +91,9 @@ class Reach(WithinImage):
                 rows.append({"detector": name, "metric": "e_side", **side.columns})
             if (end := reach(cells, (name,))) is not None:
                 rows.append({"detector": name, "metric": "reach", **end.estimate.columns})
-        long, short = "hr-mini-long", "hr-mini-short"
-        rows += longer(cells, long, short)
-        if (end := reach(cells, (long, short))) is not None:
-            rows.append({"detector": long, "against": short, "metric": "reach_ratio", **end.estimate.columns})
+        rows += longer(cells, LONG, SHORT)
+        if (end := reach(cells, (LONG, SHORT))) is not None:
+            rows.append({"detector": LONG, "against": SHORT, "metric": "reach_ratio", **end.estimate.columns})
         return rows, scalars
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any
 
 from lipcore.datasets.synthetic import EVALUATION_FACES, people
-from lipcore.metrics.intervals import Outcomes, Statistic, coefficient, gain, paired, ratio
+from lipcore.metrics.paired import Outcomes, Statistic, coefficient, gain, paired, ratio
 from lipcore.results import poster
 from lipcore.studies.base.verdict_rules import FACTOR, TARGETS, Contrast, Reading, matched
 

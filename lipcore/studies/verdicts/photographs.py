@@ -10,17 +10,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lipcore.metrics.intervals import (
-    DRAWS,
-    PAIRED_DRAWS,
-    Outcomes,
-    Paired,
-    bootstrap_weights,
-    from_draws,
-    gain,
-    paired,
-    ratio,
-)
+from lipcore.metrics.intervals import DRAWS, bootstrap_weights
+from lipcore.metrics.paired import PAIRED_DRAWS, Outcomes, Paired, from_draws, gain, paired, ratio
 from lipcore.metrics.wider import WiderResult
 from lipcore.results import poster
 from lipcore.studies.base.verdict_rules import FACTOR, Contrast, Reading

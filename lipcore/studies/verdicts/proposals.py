@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lipcore.metrics.intervals import Outcomes, from_draws, paired
+from lipcore.metrics.paired import Outcomes, from_draws, paired
 from lipcore.results import poster
 from lipcore.studies.base.verdict_rules import Contrast, Reading
 from lipcore.studies.benchmarks.attack_runs import NONE

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lipcore.datasets.synthetic import EVALUATION_FACES, Unequal
-from lipcore.metrics.intervals import Outcomes, Paired, coefficient, gain, gain_over_gain, paired
+from lipcore.metrics.paired import Outcomes, Paired, coefficient, gain, gain_over_gain, paired
 from lipcore.studies.base.faces import outcomes
 from lipcore.studies.base.verdict_rules import TARGETS, Contrast, Reading
 from lipcore.studies.unequal_faces.study import CALIBRATION, PRIMARY

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from lipcore.datasets.synthetic import EVALUATION_FACES
-from lipcore.metrics.intervals import Outcomes, Statistic, coefficient, gain, paired
+from lipcore.metrics.paired import Outcomes, Statistic, coefficient, gain, paired
 
 ALONE = "alone"
 #: A face that falls less than this when attacked alone, in logits, has nothing to lose: the coefficient is undefined.
