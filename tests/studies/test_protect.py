@@ -10,16 +10,17 @@ import pandas as pd
 import pytest
 import torch
 import toys
-from PIL import Image
 
 from lipcore.attacks.hiding import Hiding
-from lipcore.datasets.crowds import CrowdPhoto
+from lipcore.datasets.wider import write_wider
+from lipcore.errors import UnknownName
 from lipcore.results import DetectorInfo
 from lipcore.studies.base.study import Record, Run
+from lipcore.studies.benchmarks.images import CROWD
 from lipcore.studies.protect import figures
 from lipcore.studies.protect.config import PROFILES
-from lipcore.studies.protect.measure import CLEAN, UNTIL, Noise, Settings, measured
-from lipcore.studies.protect.study import Protect, fingerprint
+from lipcore.studies.protect.measure import CLEAN, UNTIL, Noise, Photo, Settings, measured
+from lipcore.studies.protect.study import Protect, ProtectWider, fingerprint
 from lipcore.studies.protect.table import rows, situation, summary
 from lipcore.treatments import TREATMENTS
 
@@ -27,24 +28,22 @@ FIXED = "epsilon 8"
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> CrowdPhoto:
-    """Four bright squares, the last of them ignored."""
+def photo() -> Photo:
+    """Four bright squares, of which three count."""
     image = toys.bright(toys.FAR)[0].permute(1, 2, 0).byte().numpy()
-    Image.fromarray(image).save(tmp_path / "p.png")
-    boxes = np.array([(x, y, x + toys.FACE, y + toys.FACE) for x, y in toys.FAR], dtype=np.float64)
-    counted = np.array([True, True, True, False])
-    return CrowdPhoto("p", tmp_path / "p.png", boxes, counted, (64, 64), 1, "", "CC BY 2.0", "")
+    boxes = np.array([(x, y, x + toys.FACE, y + toys.FACE) for x, y in toys.FAR[:3]], dtype=np.float64)
+    return Photo("p", boxes, lambda: image)
 
 
 class TestMeasured:
-    def test_a_clean_photograph(self, photo: CrowdPhoto) -> None:
+    def test_a_clean_photograph(self, photo: Photo) -> None:
         (record,) = measured(Settings(), CLEAN, photo, {"toy": toys.Toy()}, ["toy"])
         assert (record["l2"], record["steps"], record["epsilon"]) == (0, 0, 0)
         assert record["faces"]["none"] == "111"
         assert record["count"]["none"] == 4
         assert set(record["faces"]) == set(TREATMENTS)
 
-    def test_noise_of_one_looked_at_by_two(self, photo: CrowdPhoto) -> None:
+    def test_noise_of_one_looked_at_by_two(self, photo: Photo) -> None:
         detectors = {"unsure": toys.unsure(), "sure": toys.Toy()}
         settings = Settings(method="imp-i")
         hidden, seen = measured(settings, Noise(("unsure",), UNTIL), photo, detectors, list(detectors))
@@ -56,7 +55,7 @@ class TestMeasured:
         expected = Hiding(perturbation="imp-i")([detectors["unsure"]], image)
         assert (hidden["epsilon"], hidden["steps"]) == (expected.epsilon, expected.steps)
 
-    def test_a_photograph_without_a_face_stays_as_it_is(self, photo: CrowdPhoto) -> None:
+    def test_a_photograph_without_a_face_stays_as_it_is(self, photo: Photo) -> None:
         blind = toys.Toy()
         with torch.no_grad():
             blind.conv2.bias.fill_(-50)
@@ -202,3 +201,38 @@ class TestStudy:
         made = {fingerprint(Settings(), sources, target) for sources in ([a], [b], [a, b]) for target in (a, b)}
         assert len(made) == 6
         assert fingerprint(Settings(tau=0.3), [a], a) not in made
+
+
+class TestWider:
+    def test_only_images_that_are_done_count_and_none_need_be_at_hand(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(ProtectWider, "path", lambda *_: tmp_path / "protect_wider.json")
+        photos = [Photo(name, np.zeros((2, 4)), lambda: np.zeros((8, 8, 3), np.uint8)) for name in "xyz"]
+        study, run = ProtectWider(), Run(profile="full", detector="centerface", data=tmp_path / "absent")
+        config = study.config(run)
+        infos = {name: DetectorInfo(name, name, "") for name in config.detectors}
+        with monkeypatch.context() as known:
+            known.setattr(ProtectWider, "photos", lambda *_: photos)
+            units = list(study.units(config, infos, run))
+        records = study.records(run)
+        for unit in units:
+            for want in unit.wanted:
+                entries = record(unit.shared["detector"], want["target"], unit.shared["image"], "11")
+                if unit.shared["image"] != "z" or unit.shared["detector"] == "none":
+                    records.add(entries | unit.shared | want)
+        used = study.used(config, infos, records, run)
+        assert {r["image"] for r in used} == {"x", "y"}
+        strangers = {r["target"] for r in used if r["detector"].count("+") == len(config.detectors) - 2}
+        assert strangers == {"centerface", "retinaface"}, "each is left out in turn"
+
+    def test_it_has_no_quick_profile(self) -> None:
+        with pytest.raises(UnknownName, match="profile of protect_wider"):
+            ProtectWider().config(Run(profile="quick", detector="centerface"))
+
+    def test_images_and_faces_are_those_of_medium(self, tmp_path: Path) -> None:
+        written = write_wider(tmp_path, "val", [CROWD.draw(seed) for seed in range(2)])
+        photos = ProtectWider().photos(Run(profile="full", detector="", data=tmp_path))
+        faces = {"/".join(image.key): image.boxes[image.kept["medium"]] for image in written}
+        assert {photo.name: photo.faces.tolist() for photo in photos} == {k: v.tolist() for k, v in faces.items()}
+        assert photos[0].read().shape[2] == 3

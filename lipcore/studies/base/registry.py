@@ -42,6 +42,7 @@ STUDIES = {
     "photo_cost": "lipcore.studies.cost.photo_cost:PhotoCost",
     "worker_cost": "lipcore.studies.cost.worker_cost:WorkerCost",
     "protect": "lipcore.studies.protect.study:Protect",
+    "protect_wider": "lipcore.studies.protect.study:ProtectWider",
 }
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lipcore.attacks.hiding import Hidden, Hiding
 from lipcore.attacks.targets import Matching
-from lipcore.datasets.crowds import CrowdPhoto
 from lipcore.detectors.base import Detector
 from lipcore.errors import NoFaceFound
 from lipcore.images import quantise
@@ -62,6 +63,21 @@ class Noise:
 CLEAN = Noise()
 
 
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photograph of whatever dataset.
+
+    Attributes:
+        name: as records name it.
+        faces: (N, 4) xyxy in pixels, those that count.
+        read: gives the pixels (H, W, 3), RGB in 0..255.
+    """
+
+    name: str
+    faces: NDArray[np.float64] = field(repr=False)
+    read: Callable[[], NDArray[np.uint8]] = field(repr=False)
+
+
 def made(settings: Settings, noise: Noise, detectors: Mapping[str, Detector], image: Tensor) -> Hidden | None:
     """The photograph (1, 3, H, W) with that noise; None where its sources find no face."""
     hiding = Hiding(
@@ -85,7 +101,7 @@ def made(settings: Settings, noise: Noise, detectors: Mapping[str, Detector], im
 
 
 def measured(
-    settings: Settings, noise: Noise, photo: CrowdPhoto, detectors: Mapping[str, Detector], targets: Sequence[str]
+    settings: Settings, noise: Noise, photo: Photo, detectors: Mapping[str, Detector], targets: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
     """For each target what it finds of the photograph with that noise, after each treatment.
 
@@ -94,8 +110,8 @@ def measured(
     """
     start = time.perf_counter()
     device = next(iter(detectors.values())).device
-    image = photo.pixels.to(device)
-    truth = torch.from_numpy(photo.boxes[photo.counted])
+    image = torch.from_numpy(photo.read().copy()).permute(2, 0, 1)[None].float().to(device)
+    truth = torch.from_numpy(photo.faces)
     hidden = made(settings, noise, detectors, image) if noise.sources else None
     saved = image if hidden is None else quantise(hidden.image)
     change = visibility(image, saved)
