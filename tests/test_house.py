@@ -68,6 +68,16 @@ def test_every_module_stands_on_a_floor(graph: networkx.DiGraph) -> None:
     assert all(floor(name) >= 0 for name in graph)
 
 
+def test_no_file_is_longer_than_400_lines(root: Path) -> None:
+    files = [
+        *root.glob("*.py"),
+        *(f for top in ("lipcore", "tests", "bench", "book") for f in (root / top).rglob("*.py")),
+    ]
+    lengths = {str(f.relative_to(root)): len(f.read_text(encoding="utf8").splitlines()) for f in files}
+    assert len(lengths) > 300
+    assert {name: lines for name, lines in lengths.items() if lines > 400} == {}
+
+
 def test_what_measures_knows_no_attack(graph: networkx.DiGraph) -> None:
     assert not {n for n in networkx.descendants(graph, "lipcore.receptive_field") if n.startswith("lipcore.attacks")}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -18,6 +17,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode, v4
+
+from lipcore.report import runs
 
 PARAMETERS = 'detector = "centerface"\nimages = ""\nprofile = "quick"'
 WRITE = """
@@ -114,15 +115,11 @@ def test_runs_once_and_then_only_what_changed(toy: Toy) -> None:
     ],
 )
 def test_wrong_parameters_are_told(monkeypatch: pytest.MonkeyPatch, root: Path, argument: str, message: str) -> None:
-    monkeypatch.syspath_prepend(root)
     monkeypatch.chdir(root)
-    monkeypatch.setattr(multiprocessing, "set_start_method", lambda *_, **__: None)  # the suite keeps its own
-    import dodo
-
     name, _, value = argument.partition("=")
-    monkeypatch.setattr(dodo.doit_cmd, "_CMDLINE_VARS", {name: value})
-    with pytest.raises(dodo.InvalidDodoFile) as error:
-        dodo.requested.__wrapped__()
+    monkeypatch.setattr(runs.doit_cmd, "_CMDLINE_VARS", {name: value})
+    with pytest.raises(runs.InvalidDodoFile) as error:
+        runs.requested.__wrapped__()
     assert message in str(error.value)
 
 
