@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lipcore.report.page import Chart, Makes, Page, Table
+from lipcore.report.page import Chart, Makes, Page, Table, committed
+from lipcore.results import frame
 from lipcore.studies.base.study import Run
 from lipcore.studies.protect.figures import combinations, heat_map, strengths, who_sees
 from lipcore.studies.protect.study import Protect
@@ -30,6 +31,31 @@ def hidden(page: Page) -> Chart:
     )
 
 
+def on_wider(page: Page) -> Chart:
+    """The same map on WIDER FACE."""
+    measured = committed("protect_wider")
+    return Chart(
+        heat_map(frame(measured), "LP"),
+        "The same on WIDER FACE, medium faces, with LP, which is what the command makes.",
+        "Heat map of WIDER FACE: rows say whom the noise was made against, columns what happened to the file; each "
+        "cell is the share of faces hidden.",
+        heat_map(frame(measured), "LP", narrow=True),
+        sources=(measured,),
+    )
+
+
+def who_sees_wider(page: Page) -> Table:
+    """Who still sees the faces of WIDER FACE."""
+    measured = committed("protect_wider")
+    return Table(
+        who_sees(frame(measured)),
+        "Faces of WIDER FACE hidden by LP, in percent, and in brackets of how many that the detector finds: the file "
+        "as it was written.",
+        fold="",
+        sources=(measured,),
+    )
+
+
 def detectors(page: Page) -> Iterator[Table]:
     """Who still sees the faces."""
     ways = {
@@ -52,5 +78,5 @@ def weights(page: Page) -> Table:
     return Table(combinations(page.rows), "Faces hidden from each of the detectors attacked together, in percent.")
 
 
-FIGURES: dict[str, Makes] = {"hidden": hidden}
-TABLES: dict[str, Makes] = {"detectors": detectors, "epsilons": epsilons, "weights": weights}
+FIGURES: dict[str, Makes] = {"hidden": hidden, "wider": on_wider}
+TABLES: dict[str, Makes] = {"detectors": detectors, "wider": who_sees_wider, "epsilons": epsilons, "weights": weights}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 import torch
 import toys
 from numpy.typing import NDArray
+from PIL import Image
 from studying import completed
 
 from lipcore.attacks.attack import Attack
@@ -334,12 +336,27 @@ class TestOnCrowds:
         monkeypatch.setenv("LIPCORE_RUN", str(tmp_path / "results"))
         return tmp_path / "results"
 
+    @pytest.fixture(autouse=True)
+    def crowds(self, tmp_path: Path) -> None:
+        """Three small ones with two bright squares each."""
+        (tmp_path / "crowds" / "images").mkdir(parents=True)
+        lines, sources = [], ["file,coco_id,source,licence,licence_url"]
+        for number in range(CROWDS):
+            name = f"{number}.png"
+            image = toys.bright(toys.FAR[:2])[0].permute(1, 2, 0).byte().numpy()
+            Image.fromarray(image).save(tmp_path / "crowds" / "images" / name)
+            boxes = [[x, y, toys.FACE, toys.FACE] for x, y in toys.FAR[:2]]
+            size = {"height": image.shape[0], "width": image.shape[1]}
+            lines.append(json.dumps({"file": name, "boxes_xywh": boxes, "ignore": [0, 0], **size}))
+            sources.append(f"{name},{number},a/{number}_z.png,CC BY 2.0,there")
+        for name, written in (("annotations.jsonl", lines), ("sources.csv", sources)):
+            (tmp_path / "crowds" / name).write_text("\n".join(written) + "\n")
+
     def run(self, tmp_path: Path, **more: Any) -> Run:
         return Run(detector="toys:make", data=tmp_path / "crowds", **more)
 
     def test_a_run_its_estimate_and_its_table(self, tmp_path: Path, results: Path) -> None:
-        study = wider_attack.WiderAttack()
-        ((part, attacks, _),) = study.estimate(self.run(tmp_path))
+        ((part, attacks, _),) = (study := wider_attack.WiderAttack()).estimate(self.run(tmp_path))
         assert (part, attacks) == ("toys:make, i-fgsm, epsilon 8", 8 * CROWDS)
         assert not (results / "wider_attack.records.jsonl").exists(), "an estimate records nothing"
         with pytest.raises(DataError, match="nothing measured"):
@@ -353,7 +370,7 @@ class TestOnCrowds:
         study.run(self.run(tmp_path))
         path = results / "wider_attack.records.jsonl"
         path.write_text("".join(line for line in path.open() if '"perturbation": "imp"' not in line))
-        with pytest.raises(DataError, match="no image of generated crowds has all of none, random, imp"):
+        with pytest.raises(DataError, match="no image of three crowds has all of none, random, imp"):
             study.table(self.run(tmp_path))
 
     def test_weights_are_of_the_detector(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,8 +394,7 @@ class TestOnCrowds:
     ) -> None:
         study = wider_attack.WiderAttack()
         rows = read_results(study.run(self.run(tmp_path)))["rows"]
-        missing = DataError("not here")
-        monkeypatch.setattr(attack_runs, "load_items", lambda *_, **__: (_ for _ in ()).throw(missing))
+        monkeypatch.setattr(attack_runs, "load_items", lambda *_, **__: (_ for _ in ()).throw(DataError("not here")))
         assert read_results(study.run(Run(detector="toys:make")))["rows"] == rows
         with pytest.raises(DataError, match="not here"):
             study.run(self.run(tmp_path))

@@ -32,7 +32,13 @@ Flags = NDArray[np.bool_]
 Image = TypeVar("Image", WiderImage, FddbImage, CrowdPhoto)
 
 #: name -> experiment, as its results are called.
-DATASETS = {"wider": "wider_attack", "fddb": "fddb_attack", "crowds": "crowds", "generated": "wider_attack"}
+DATASETS = {
+    "wider": "wider_attack",
+    "fddb": "fddb_attack",
+    "crowds": "crowds",
+    "few crowds": "wider_attack",
+    "generated": "wider_attack",
+}
 #: Faces on generated crowds are few and the image is small, so that a laptop attacks one in some seconds.
 CROWD = Crowd(height=320, width=416, faces=(3, 6), face_side=(32, 88))
 CROWDS = 3
@@ -223,7 +229,8 @@ def load_items(dataset: str, given: Path | None = None, *, name: str = "crowds")
     """The images of a dataset by name.
 
     Args:
-        dataset: one of :data:`DATASETS`; ``"generated"`` are drawn and written in the layout of WIDER FACE first.
+        dataset: one of :data:`DATASETS`; ``"few crowds"`` are the three with the fewest faces, ``"generated"`` are
+            drawn and written in the layout of WIDER FACE first.
         given: its folder; by default where LIPCORE_DATA says.
         name: of the generated folder, which is written anew: no two studies that run at once may share it.
 
@@ -238,6 +245,8 @@ def load_items(dataset: str, given: Path | None = None, *, name: str = "crowds")
         items += [FddbItem(image) for image in load_fddb(find_dataset("fddb", given))]
     elif dataset == "crowds":
         items += [CrowdItem(photo) for photo in load_crowds(given)]
+    elif dataset == "few crowds":
+        items += [CrowdItem(photo) for photo in sorted(load_crowds(given), key=len)[:CROWDS]]
     elif dataset == "generated":
         root = given or ROOT / "data" / "generated" / name
         items += [WiderItem(i) for i in write_wider(root, "val", (CROWD.draw(seed) for seed in range(CROWDS)))]

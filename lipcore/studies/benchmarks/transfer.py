@@ -63,13 +63,13 @@ class Transfer(Study[Config]):
     key = ("config", "source", "target", "image", "perturbation", "treatment")
 
     def config(self, run: Run) -> Config:
-        """Quick, ``detector`` and P-Net (CenterFace beside P-Net itself) on a generated crowd; full, all of the book's
+        """Quick, ``detector`` and P-Net (CenterFace beside P-Net itself) on a crowd; full, all of the book's
         on WIDER FACE, or a reader's own detector and CenterFace."""
         name = self.under_study(run)
         beside = "pnet" if run.profile == "quick" and name != "pnet" else "centerface"
         pair = (name, beside)
         if run.profile == "quick":
-            return Config(detectors=pair, dataset="generated", title="generated crowds")
+            return Config(detectors=pair, dataset="few crowds", title="crowds under CC BY")
         return Config(detectors=DETECTORS if name in DETECTORS else pair, dataset="wider", title="WIDER FACE val")
 
     def detectors(self, config: Config, run: Run) -> Sequence[str]:

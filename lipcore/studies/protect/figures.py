@@ -24,8 +24,8 @@ WORDS = {
 }
 
 
-def heat_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
-    """Share of the faces hidden: whom the noise is made against, beside what happens to the file."""
+def heat_map(rows: pd.DataFrame, method: str = "LIP-A", *, narrow: bool = False) -> Figure:
+    """Share of the faces hidden by ``method``: whom its noise is made against, beside what happens to the file."""
     pooled = rows[(rows["metric"] == "hidden") & (rows["target"] == "") & (rows["situation"] != "")]
     values = {(r["situation"], r["treatment"]): r for _, r in pooled.iterrows()}
     shown = [s for s in WORDS if s in SITUATIONS and (s, "none") in values]
@@ -43,7 +43,7 @@ def heat_map(rows: pd.DataFrame, *, narrow: bool = False) -> Figure:
     axis.set_xticks(range(len(WAYS)), across, fontsize=8 if narrow else 10)
     axis.set_yticks(range(len(shown)), down, fontsize=8 if narrow else 10)
     axis.grid(visible=False)
-    figure.suptitle("Faces hidden, in %, LIP-A at epsilon 8", x=0.01, ha="left", fontsize=11)
+    figure.suptitle(f"Faces hidden, in %, {method} at epsilon 8", x=0.01, ha="left", fontsize=11)
     axis.tick_params(length=0)
     return figure
 
