@@ -18,7 +18,7 @@ SHELL := /bin/sh
 .SUFFIXES:
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup book pdf test full bench serve lock clean
+.PHONY: help setup book pdf test slow full bench serve lock clean
 
 # A misspelt variable would be ignored by make without a word.
 KNOWN := PYTHON TORCH_INDEX PROFILE DETECTOR IMAGES PORT LOCK_OPTIONS
@@ -48,7 +48,8 @@ DOIT = $(PY) -m doit "profile=$$PROFILE" "detector=$$DETECTOR" "images=$$IMAGES"
 help:
 	@echo "make book    set up, run the notebooks, build the book    PROFILE=quick|full DETECTOR=package.module:factory IMAGES=FOLDER"
 	@echo "make pdf     the book, and the whole of it as one PDF (needs Chromium)"
-	@echo "make test    set up, run every check there is"
+	@echo "make test    set up, run every check but those that take minutes"
+	@echo "make slow    these: every committed table computed again, books of a reader's own"
 	@echo "make full    the book with the full profile of what chapters measure (hours; goes on where it stopped)"
 	@echo "make bench   time and memory, and other libraries' attacks beside (an environment of its own)    PROFILE=quick|full"
 	@echo "make serve   show the book at http://localhost:$(PORT)        PORT=$(PORT)"
@@ -73,11 +74,14 @@ test: setup
 	@echo "ruff ..." && $(PY) -m ruff check . && $(PY) -m ruff format --check .
 	@echo "mypy ..." && $(PY) -m mypy
 	@$(PY) -m doit profile=quick book
-	$(PY) -m pytest -n 2 --dist loadfile -rs tests
+	$(PY) -m pytest -n 2 --dist loadfile -rs --durations 25 tests
 	@rm -rf _build/nbval && cp -R results/quick _build/nbval  # so that what it writes makes nothing look changed
 	IPYTHONDIR="$(CURDIR)/_build/private/ipythondir" MPLCONFIGDIR="$(CURDIR)/_build/private/mplconfigdir" \
 	  LIPCORE_RUN=_build/nbval OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -rs --nbval-lax --nbval-cell-timeout 600 _build/executed/quick
 	@echo "The book: _build/html/index.html"
+
+slow: setup
+	$(PY) -m pytest -n 2 --dist loadfile -rs --durations 25 -m slow tests
 
 bench: $(BENCH)/.done
 	@mkdir -p _build/bench

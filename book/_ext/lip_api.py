@@ -88,7 +88,17 @@ def _escape(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
         )
 
 
+def _said_by_the_base(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Of a study's methods those that every study has are documented once, with the base."""
+    from lipcore.studies.base.study import Study
+
+    module = getattr(obj, "__module__", None) or getattr(getattr(obj, "fget", None), "__module__", "")
+    own = module.startswith("lipcore.studies.") and not module.startswith("lipcore.studies.base.")
+    return True if what == "class" and own and hasattr(Study, name) else None
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _fill)
     app.connect("autodoc-process-docstring", _escape, priority=900)
+    app.connect("autodoc-skip-member", _said_by_the_base)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

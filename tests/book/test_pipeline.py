@@ -173,6 +173,7 @@ def test_declared_results_must_be_written(toy: Toy) -> None:
     assert "declares results that it did not write to results/quick: toy" in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_a_readers_detector_and_photographs_have_a_book_of_their_own(toy: Toy, tmp_path: Path) -> None:
     toy.passes()
     before = (toy.folder / "results/quick/toy.json").read_bytes()
@@ -221,6 +222,7 @@ def test_a_number_nobody_measured_fails_the_build_and_keeps_the_old_pages(toy: T
     assert toy.page("toy") == before
 
 
+@pytest.mark.slow
 def test_the_readers_own_settings_change_nothing(toy: Toy, tmp_path: Path) -> None:
     """IPython's, Jupyter's and matplotlib's, in the home folder and where the shell points; the place is not shown."""
     home = tmp_path / "home"
@@ -245,6 +247,7 @@ def test_the_readers_own_settings_change_nothing(toy: Toy, tmp_path: Path) -> No
     assert str(tmp_path) not in executed
 
 
+@pytest.mark.slow
 def test_a_cell_that_never_ends_is_stopped(toy: Toy) -> None:
     dodo = toy.folder / "dodo.py"
     dodo.write_text(dodo.read_text().replace('CELL_TIMEOUT = {"quick": 3600', 'CELL_TIMEOUT = {"quick": 2'))
@@ -256,6 +259,7 @@ def test_a_cell_that_never_ends_is_stopped(toy: Toy) -> None:
     assert re.search("toy.ipynb could not be run: CellTimeoutError", done.stdout + done.stderr)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_everything_in_words(toy: Toy) -> None:
     """As a terminal sends it: to all processes of the command, which may have begun others."""
     begun = toy.folder / "begun"
@@ -280,6 +284,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_no_two_builds_meet(toy: Toy) -> None:
     """While another process runs or builds in the folder, nothing is staged."""
     fcntl = pytest.importorskip("fcntl")

@@ -17,8 +17,7 @@ from lipcore.datasets.synthetic import Grid
 EXPERIMENTS = {"interference", "receptive_fields", "noise", "assumptions"}
 #: The notebooks that are run: those that measure it, and page 1. The pages of such a book are the pipeline's test.
 NOTEBOOKS = (*sorted(EXPERIMENTS), "paper")
-
-
+pytestmark = pytest.mark.slow
 #: The file a reader writes: a detector of their own, here P-Net under another name and for another size of face.
 DETECTOR = """
 from lipcore.detectors.pnet import PNet
