@@ -131,7 +131,8 @@ def _drawing(figure: Figure, alt: str, *classes: str) -> str:
 
 def _compact(svg: str) -> str:
     """An SVG without what nobody sees: who wrote it, comments, style sheets (the page's own serves), fonts' names,
-    groups' names, indentation, thousandths of a point; and with WebP in the place of PNG."""
+    groups' names, indentation, thousandths of a point; lines that are drawn alike, such as error bars, become one path,
+    and PNG becomes WebP."""
     gone = r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>"
     svg = re.sub(gone, "", svg, flags=re.DOTALL)
     svg = re.sub(r'"data:image/png;base64,([^"]*)"', lambda png: f'"{_webp(_decoded(png[1]))}"', svg)
@@ -139,7 +140,12 @@ def _compact(svg: str) -> str:
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
     places = r'(?<= d=")[^"]*|(?<= [xy]=")[^"]*|(?<=translate\()[^)]*|(?<=rotate\()[^)]*'
     svg = re.sub(places, lambda numbers: re.sub(r"(\.\d)\d+", r"\1", numbers[0]), svg)
-    return re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()
+    svg = re.sub(r">\s+<", "><", re.sub(r"\s+", " ", svg)).strip()
+    svg = re.sub(r'(?<= style=")[^"]*', lambda style: re.sub(r"([:;]) ", r"\1", style[0]), svg)
+    alike = r'(<path d="[^"]*)"([^>]*style="fill:none[^>]*/>)(?:<path d="([^"]*)"\2)'
+    while (merged := re.sub(alike, r'\1\3"\2', svg)) != svg:
+        svg = merged
+    return svg
 
 
 def _decoded(png: str) -> Image.Image:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 import lipcore.report.page as module
 from lipcore.errors import DataError, LipcoreError, UnknownName
 from lipcore.report.page import Chart, Markup, NotMeasured, Page, Table, committed
+from lipcore.report.pictures import chart
 from lipcore.report.style import INK, METHOD_COLOURS
 from lipcore.results import Dataset, DetectorInfo, write_results
 from lipcore.studies.base.registry import STUDIES, load_study
@@ -140,9 +141,18 @@ def test_a_chart_is_a_whole_drawing_and_no_longer_than_it_must_be(page: Page) ->
     assert [node.text for node in tree.iter("text")].count("0.5") >= 1, "letters stay letters"
 
 
+def test_lines_that_are_drawn_alike_are_one_path() -> None:
+    figure, axis = plt.subplots()
+    axis.errorbar([1, 2, 3], [1, 2, 3], yerr=[0.1, 0.2, 0.3], ecolor="#ff0001")
+    axis.errorbar([1, 2], [3, 2], yerr=[0.1, 0.2], ecolor="#ff0002")
+    drawn = chart(figure, "Error bars")
+    three, two = (re.findall(rf'<path d="([^"]*)"[^>]*stroke:#ff000{n}[^>]*/>', drawn) for n in (1, 2))
+    assert [path.count("M") for path in three + two] == [3, 2]
+
+
 def test_a_chart_is_in_the_colours_of_the_pages_theme(page: Page) -> None:
     text = html(page.figure("first"))
-    assert "stroke: currentcolor" in text
+    assert "stroke:currentcolor" in text
     assert INK not in text
     assert "var(--lip-0072b2,#0072b2)" in text
     assert "#ffffff" not in text, "it has no ground of its own"
