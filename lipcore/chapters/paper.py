@@ -34,7 +34,7 @@ def steps(page: Page) -> Chart:
     return Chart(
         drawn(),
         "One thing changes from step to step. On CenterFace and HR-mini the jump is from IMP to IMP-I, where the loss "
-        "changes and nothing is cropped; on RetinaFace there is no jump to speak of, and Tiny YOLO loses all faces.",
+        "changes and nothing is cropped; on RetinaFace and SSD-MobileNet it is small, and Tiny YOLO loses all faces.",
         "Share of faces hidden by IMP, IMP-I, LP, LIP-A and LIP-H on each detector, with intervals. CenterFace rises "
         "by a half from IMP to IMP-I, HR-mini by a third, RetinaFace hardly; IMP-I, LP and LIP-A lie on one height, "
         "and LIP-H falls below.",
