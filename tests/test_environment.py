@@ -130,7 +130,7 @@ def test_no_file_names_an_index_or_a_place_on_a_disk(root: Path, name: str) -> N
 
 def test_make_lists_its_verbs(root: Path, clean_environment: dict[str, str]) -> None:
     done = subprocess.run(["make"], cwd=root, env=clean_environment, capture_output=True, text=True, check=True)
-    for verb in ("book", "test", "full", "bench", "serve", "lock", "clean"):
+    for verb in ("book", "test", "slow", "full", "bench", "serve", "lock", "clean"):
         assert f"make {verb}" in done.stdout
 
 

@@ -41,7 +41,7 @@ PINNED: dict[str, dict[str, str]] = {
     "mechanism": {"hr-mini": "45784ae0edd9"},
     "wider_attack": {
         "hr-mini": "cfe4bd213b7f", "centerface": "71790131a61c", "retinaface": "d9f56a55b9f3",
-        "tiny-yolo": "7371dd4927ac",
+        "tiny-yolo": "7371dd4927ac", "ssd-mobilenet": "6575bf6b7294",
     },
     "fddb_attack": {
         "hr-mini": "cfe4bd213b7f", "centerface": "71790131a61c", "retinaface": "d9f56a55b9f3",
