@@ -34,7 +34,7 @@ from lipcore.studies.base.stored_detections import _b85decode, pack, rounded, un
 from lipcore.studies.base.study import Infos, Record, Run, Unit
 from lipcore.studies.benchmarks import attack_runs, wider_attack
 from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Config, Part, Settings, attack_image, ordered
-from lipcore.studies.benchmarks.images import CROWD, CROWDS, Item, fit, load_items
+from lipcore.studies.benchmarks.images import CROWD, CROWDS, FEW, Item, fit, load_items
 
 
 @dataclass(frozen=True)
@@ -338,10 +338,10 @@ class TestOnCrowds:
 
     @pytest.fixture(autouse=True)
     def crowds(self, tmp_path: Path) -> None:
-        """Three small ones with two bright squares each."""
+        """Two small ones with two bright squares each."""
         (tmp_path / "crowds" / "images").mkdir(parents=True)
         lines, sources = [], ["file,coco_id,source,licence,licence_url"]
-        for number in range(CROWDS):
+        for number in range(FEW):
             name = f"{number}.png"
             image = toys.bright(toys.FAR[:2])[0].permute(1, 2, 0).byte().numpy()
             Image.fromarray(image).save(tmp_path / "crowds" / "images" / name)
@@ -357,20 +357,20 @@ class TestOnCrowds:
 
     def test_a_run_its_estimate_and_its_table(self, tmp_path: Path, results: Path) -> None:
         ((part, attacks, _),) = (study := wider_attack.WiderAttack()).estimate(self.run(tmp_path))
-        assert (part, attacks) == ("toys:make, i-fgsm, epsilon 8", 8 * CROWDS)
+        assert (part, attacks) == ("toys:make, i-fgsm, epsilon 8", 8 * FEW)
         assert not (results / "wider_attack.records.jsonl").exists(), "an estimate records nothing"
         with pytest.raises(DataError, match="nothing measured"):
             study.run(self.run(tmp_path, part="another part"))
         document = read_results(study.run(self.run(tmp_path)))
-        assert document["config"]["lines"] == 8 * CROWDS
-        assert {row["n"] for row in document["rows"] if row["metric"] == "ap"} == {CROWDS}
+        assert document["config"]["lines"] == 8 * FEW
+        assert {row["n"] for row in document["rows"] if row["metric"] == "ap"} == {FEW}
 
     def test_a_table_is_of_complete_images(self, tmp_path: Path, results: Path) -> None:
         study = wider_attack.WiderAttack()
         study.run(self.run(tmp_path))
         path = results / "wider_attack.records.jsonl"
         path.write_text("".join(line for line in path.open() if '"perturbation": "imp"' not in line))
-        with pytest.raises(DataError, match="no image of three crowds has all of none, random, imp"):
+        with pytest.raises(DataError, match="no image of two crowds has all of none, random, imp"):
             study.table(self.run(tmp_path))
 
     def test_weights_are_of_the_detector(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

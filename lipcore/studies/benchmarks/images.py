@@ -42,6 +42,8 @@ DATASETS = {
 #: Faces on generated crowds are few and the image is small, so that a laptop attacks one in some seconds.
 CROWD = Crowd(height=320, width=416, faces=(3, 6), face_side=(32, 88))
 CROWDS = 3
+#: Crowds of a quick run.
+FEW = 2
 #: The overlap from which a detection fits a face.
 IOU = 0.5
 
@@ -229,7 +231,7 @@ def load_items(dataset: str, given: Path | None = None, *, name: str = "crowds")
     """The images of a dataset by name.
 
     Args:
-        dataset: one of :data:`DATASETS`; ``"few crowds"`` are the three with the fewest faces, ``"generated"`` are
+        dataset: one of :data:`DATASETS`; ``"few crowds"`` are the two with the fewest faces, ``"generated"`` are
             drawn and written in the layout of WIDER FACE first.
         given: its folder; by default where LIPCORE_DATA says.
         name: of the generated folder, which is written anew: no two studies that run at once may share it.
@@ -246,7 +248,7 @@ def load_items(dataset: str, given: Path | None = None, *, name: str = "crowds")
     elif dataset == "crowds":
         items += [CrowdItem(photo) for photo in load_crowds(given)]
     elif dataset == "few crowds":
-        items += [CrowdItem(photo) for photo in sorted(load_crowds(given), key=len)[:CROWDS]]
+        items += [CrowdItem(photo) for photo in sorted(load_crowds(given), key=len)[:FEW]]
     elif dataset == "generated":
         root = given or ROOT / "data" / "generated" / name
         items += [WiderItem(i) for i in write_wider(root, "val", (CROWD.draw(seed) for seed in range(CROWDS)))]

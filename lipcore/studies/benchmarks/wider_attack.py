@@ -1,6 +1,6 @@
 """The main table: WIDER FACE, FDDB and the crowds that may be shown under every perturbation (C5, C7).
 
-The real images come from LIPCORE_DATA or ``--data``; the ``quick`` profile of WIDER FACE runs on three of the crowds
+The real images come from LIPCORE_DATA or ``--data``; the ``quick`` profile of WIDER FACE runs on two of the crowds
 instead, which come with the project, through the same evaluation.
 """
 
@@ -15,7 +15,7 @@ from lipcore.studies.base.study import Infos, Record, Run
 from lipcore.studies.benchmarks.attack_runs import NONE, Attacks, Config, Part, Settings
 from lipcore.studies.benchmarks.attack_tables import DETECTORS, table
 
-TITLES = {"wider": "WIDER FACE val", "fddb": "FDDB", "crowds": "crowds under CC BY", "few crowds": "three crowds"}
+TITLES = {"wider": "WIDER FACE val", "fddb": "FDDB", "crowds": "crowds under CC BY", "few crowds": "two crowds"}
 #: In the order in which an image gets them.
 PERTURBATIONS = (NONE, "random", "imp", "lp-w", "imp-i", "lp", "lip-a", "lip-h")
 SETTINGS = Settings()
