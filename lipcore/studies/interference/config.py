@@ -120,7 +120,8 @@ def grid_cells(config: Config) -> list[tuple[int, int]]:
 
 def full(detector: str) -> Config:
     """In order of importance: the poster's cells, the grid, epsilon 2, the other detectors, the other epsilons; then
-    more images of the poster's cells at epsilon 2, and of one face wherever there are fewer than thirty.
+    more images of the poster's cells at epsilon 2, and of one face wherever there are fewer than thirty; last, as many
+    images with LIP as with the others.
 
     Each cell has at least six images and thirty faces.
     """
@@ -151,6 +152,10 @@ def full(detector: str) -> Config:
     for name in others:
         parts.append(Part(name, POSTER_CELLS[:1], (*SEPARATE, "alone"), images=30))
         parts.append(Part(name, POSTER_CELLS[:1], (*JOINT, *SEPARATE), epsilons=(2.0, 1.0), images=30))
+    parts += [
+        Part(detector, POSTER_CELLS[4:], SEPARATE, images=30),
+        Part(detector, POSTER_CELLS[1:], SEPARATE, epsilons=(2.0,), images=30),
+    ]
     return Config(parts=tuple(dict.fromkeys(parts)))
 
 
